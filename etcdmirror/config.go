@@ -1,0 +1,279 @@
+package etcdmirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Defaults of Config.
+const (
+	DefaultPrefix             = "/registry/"
+	DefaultRequestTimeout     = 5 * time.Second
+	DefaultProgressInterval   = 2 * time.Second
+	DefaultStallTimeout       = 15 * time.Second
+	DefaultCheckpointInterval = 10 * time.Second
+	DefaultMaxTxnOps          = 128
+	DefaultMaxRequestBytes    = 1536 << 10
+	DefaultBatchOps           = 512
+	DefaultBatchBytes         = 1 << 20
+	DefaultInFlight           = 4
+	DefaultBufferBytes        = 16 << 20
+	DefaultMergeBehind        = 64
+)
+
+// Config says what is mirrored and how. The zero value of each field but Name is its documented default.
+// New copies the Config: later changes have no effect.
+type Config struct {
+	// Name identifies this mirror at the target, where its metadata lives under /understudy/<Name>/.
+	// Required: 1 to 63 of a-z, 0-9, '-' and '.', beginning and ending with a letter or digit.
+	Name string
+
+	// Prefix is the source's key prefix that is mirrored, taken as bytes; "" is DefaultPrefix.
+	Prefix string
+	// AllKeys mirrors the whole key space instead of a prefix.
+	AllKeys bool
+	// TargetPrefix replaces Prefix in the target's keys; "" leaves keys as they are.
+	// aesgcm and KMS bind values to their key: under another prefix they can be read only after a Transform.
+	TargetPrefix string
+	// StripPrefix drops Prefix from the target's keys.
+	StripPrefix bool
+
+	// Keep reports whether a source key is mirrored; nil keeps all. It must be a pure function of the key, safe for concurrent use,
+	// and must not hold on to the slice. (*keyfilter.Filter).Match is one.
+	Keep func(key []byte) bool
+	// KeepID identifies what Keep keeps, such as (*keyfilter.Filter).Hash(); required with Keep. A change leads to a resync.
+	KeepID string
+
+	// Transform rewrites values on their way; nil copies them. A change of its ID leads to a resync.
+	Transform Transformer
+	// Guards are asked, in order, before a value is written. See Guard.
+	Guards []Guard
+
+	// Surplus is what a base copy or resync does with keys of the target's kept space that the mirror did not make.
+	Surplus SurplusPolicy
+	// LeftFilter is what happens to mirrored keys that a changed Keep no longer keeps.
+	LeftFilter LeftFilterPolicy
+
+	// RequestTimeout is the deadline of each request to either etcd; 0 is DefaultRequestTimeout.
+	RequestTimeout time.Duration
+	// ProgressInterval is how often the source is asked for its progress; 0 is DefaultProgressInterval.
+	ProgressInterval time.Duration
+	// StallTimeout is how long the watch may show no sign of life before it is torn down and opened again; 0 is DefaultStallTimeout.
+	// It must exceed ProgressInterval.
+	StallTimeout time.Duration
+	// CheckpointInterval is how often progress without a kept change is saved; 0 is DefaultCheckpointInterval.
+	CheckpointInterval time.Duration
+
+	// MaxTxnOps is the target's --max-txn-ops; 0 is DefaultMaxTxnOps. A lower limit at the target is found out.
+	MaxTxnOps int
+	// MaxRequestBytes is the target's --max-request-bytes; 0 is DefaultMaxRequestBytes. A lower limit at the target is found out.
+	MaxRequestBytes int
+	// BatchOps and BatchBytes bound one transaction of a bulk phase in changes and in bytes of keys and values; 0 is DefaultBatchOps and DefaultBatchBytes.
+	// A single larger value travels alone.
+	BatchOps   int
+	BatchBytes int
+	// InFlight is how many transactions of a base copy or resync are under way at once; 0 is DefaultInFlight.
+	InFlight int
+	// BufferBytes bounds the events read from the source and not yet applied; 0 is DefaultBufferBytes. When full, the source is slowed down, nothing is dropped.
+	BufferBytes int
+	// MergeBehind is how many source revisions must wait before the tail merges them as a bulk phase does; 0 is DefaultMergeBehind.
+	// Below that, no two keys of one resource get the same target revision, so that clients of the target can resume their watches (unless the source changed them in one transaction).
+	MergeBehind int
+
+	// Logger receives changes of state and what an operator should know; nil discards. No value of a key is ever logged.
+	Logger *slog.Logger
+	// Hooks are called as things happen.
+	Hooks Hooks
+}
+
+// Transformer rewrites values between source and target, such as from one encryption key to another. It must be safe for concurrent use.
+type Transformer interface {
+	// ID identifies the transformation; a changed ID leads to a resync.
+	ID() string
+	// Transform returns the value to store under targetKey. An error keeps the value from being written: it is reported as guarded.
+	// The error must not contain any of the value.
+	Transform(ctx context.Context, sourceKey, targetKey string, value []byte) ([]byte, error)
+	// Equal reports whether targetValue is what Transform would make of sourceValue. An encryption with random nonces compares plaintexts.
+	Equal(ctx context.Context, sourceKey, targetKey string, sourceValue, targetValue []byte) (bool, error)
+}
+
+// Guard looks at a value about to be written. An error keeps it from the target: the key is reported as guarded, with the error as the reason, until a later value passes;
+// whatever the target holds under the key stays. The error must not contain any of the value.
+type Guard func(sourceKey string, value []byte) error
+
+// SurplusPolicy is what a base copy or resync does with keys of the target that the source lacks and the mirror did not make.
+type SurplusPolicy int
+
+const (
+	// SurplusKeep leaves them and reports them as foreign.
+	SurplusKeep SurplusPolicy = iota
+	// SurplusDelete deletes them.
+	SurplusDelete
+)
+
+// LeftFilterPolicy is what happens to mirrored keys that a changed filter no longer keeps.
+type LeftFilterPolicy int
+
+const (
+	// LeftFilterKeep leaves them at the target as they are.
+	LeftFilterKeep LeftFilterPolicy = iota
+	// LeftFilterDelete deletes those whose value still equals the source's; others may have been made by the target's own cluster and stay.
+	LeftFilterDelete
+)
+
+var nameRule = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$`)
+
+// ValidateName checks a mirror's name.
+func ValidateName(name string) error {
+	if nameRule.MatchString(name) {
+		return nil
+	}
+	return &Error{Kind: ErrConfig, Detail: fmt.Sprintf("Name %q is no mirror name", name),
+		Hint: "use 1 to 63 of a-z, 0-9, '-' and '.', beginning and ending with a letter or digit"}
+}
+
+// complete fills in the defaults and checks every field; it returns all that is wrong.
+func (c Config) complete() (Config, error) {
+	var errs []error
+	bad := func(detail, hint string) {
+		errs = append(errs, &Error{Kind: ErrConfig, Detail: detail, Hint: hint})
+	}
+	if err := ValidateName(c.Name); err != nil {
+		errs = append(errs, err)
+	}
+	if c.AllKeys && (c.Prefix != "" || c.StripPrefix) {
+		bad("AllKeys excludes Prefix and StripPrefix", "set one of them")
+	}
+	if c.StripPrefix && c.TargetPrefix != "" {
+		bad("StripPrefix excludes TargetPrefix", "set one of them")
+	}
+	if !c.AllKeys && c.Prefix == "" {
+		c.Prefix = DefaultPrefix
+	}
+	if c.TargetPrefix == "" && !c.StripPrefix {
+		c.TargetPrefix = c.Prefix
+	}
+	for field, prefix := range map[string]string{"Prefix": c.Prefix, "TargetPrefix": c.TargetPrefix} {
+		if strings.HasPrefix(prefix, MetadataPrefix) {
+			bad(field+" lies below "+MetadataPrefix+", where mirrors keep their metadata", "choose another prefix")
+		}
+	}
+	if c.Keep != nil && c.KeepID == "" {
+		bad("KeepID is empty though Keep is set", "set it to an identity of the rules, such as (*keyfilter.Filter).Hash(): a changed filter must be noticed")
+	}
+	if c.Keep == nil && c.KeepID != "" {
+		bad("KeepID is set without Keep", "set both or none")
+	}
+	if c.Surplus < SurplusKeep || c.Surplus > SurplusDelete {
+		bad(fmt.Sprintf("Surplus %d is unknown", c.Surplus), "use SurplusKeep or SurplusDelete")
+	}
+	if c.LeftFilter < LeftFilterKeep || c.LeftFilter > LeftFilterDelete {
+		bad(fmt.Sprintf("LeftFilter %d is unknown", c.LeftFilter), "use LeftFilterKeep or LeftFilterDelete")
+	}
+	for _, d := range []struct {
+		field string
+		value *time.Duration
+		def   time.Duration
+	}{
+		{"RequestTimeout", &c.RequestTimeout, DefaultRequestTimeout},
+		{"ProgressInterval", &c.ProgressInterval, DefaultProgressInterval},
+		{"StallTimeout", &c.StallTimeout, DefaultStallTimeout},
+		{"CheckpointInterval", &c.CheckpointInterval, DefaultCheckpointInterval},
+	} {
+		if *d.value < 0 {
+			bad(fmt.Sprintf("%s %v is negative", d.field, *d.value), "use 0 for the default or a positive duration")
+		}
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+	}
+	if c.StallTimeout <= c.ProgressInterval {
+		bad(fmt.Sprintf("StallTimeout %v does not exceed ProgressInterval %v", c.StallTimeout, c.ProgressInterval), "a healthy but quiet source would look stalled; raise StallTimeout")
+	}
+	for _, n := range []struct {
+		field      string
+		value      *int
+		def, least int
+	}{
+		{"MaxTxnOps", &c.MaxTxnOps, DefaultMaxTxnOps, minTxnOps},
+		{"MaxRequestBytes", &c.MaxRequestBytes, DefaultMaxRequestBytes, 4 << 10},
+		{"BatchOps", &c.BatchOps, DefaultBatchOps, 1},
+		{"BatchBytes", &c.BatchBytes, DefaultBatchBytes, 1 << 10},
+		{"InFlight", &c.InFlight, DefaultInFlight, 1},
+		{"BufferBytes", &c.BufferBytes, DefaultBufferBytes, 64 << 10},
+		{"MergeBehind", &c.MergeBehind, DefaultMergeBehind, 1},
+	} {
+		if *n.value == 0 {
+			*n.value = n.def
+		}
+		if *n.value < n.least {
+			bad(fmt.Sprintf("%s %d is below %d", n.field, *n.value, n.least), "use 0 for the default or a larger number")
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.Guards = append([]Guard(nil), c.Guards...)
+	return c, errors.Join(errs...)
+}
+
+// mapping translates keys between the two sides. Both prefixes may be empty.
+type mapping struct{ source, target string }
+
+func (p mapping) toTarget(sourceKey string) string {
+	if p.source == p.target {
+		return sourceKey
+	}
+	return p.target + sourceKey[len(p.source):]
+}
+
+func (p mapping) toSource(targetKey string) string {
+	if p.source == p.target {
+		return targetKey
+	}
+	return p.source + targetKey[len(p.target):]
+}
+
+// bounds returns the range of a prefix as etcd wants it: for no prefix, everything.
+func bounds(prefix string) (begin, end string) {
+	if prefix == "" {
+		return "\x00", "\x00"
+	}
+	return prefix, clientv3.GetPrefixRangeEnd(prefix)
+}
+
+// kept reports whether a source key takes part: the metadata of mirrors never does, on either side.
+func (m *Mirror) kept(sourceKey []byte) bool {
+	if m.reserved(sourceKey) {
+		return false
+	}
+	return m.cfg.Keep == nil || m.cfg.Keep(sourceKey)
+}
+
+// reserved reports whether a source key is, or would become, metadata of a mirror.
+func (m *Mirror) reserved(sourceKey []byte) bool {
+	if len(sourceKey) >= len(MetadataPrefix) && string(sourceKey[:len(MetadataPrefix)]) == MetadataPrefix {
+		return true
+	}
+	if m.keys.source == m.keys.target {
+		return false
+	}
+	// The target key is target prefix + rest; compare without building it.
+	return hasPrefixOfPair(m.keys.target, sourceKey[len(m.keys.source):], MetadataPrefix)
+}
+
+// hasPrefixOfPair reports whether head+tail begins with prefix.
+func hasPrefixOfPair(head string, tail []byte, prefix string) bool {
+	if len(head) >= len(prefix) {
+		return strings.HasPrefix(head, prefix)
+	}
+	rest := prefix[len(head):]
+	return strings.HasPrefix(prefix, head) && len(tail) >= len(rest) && string(tail[:len(rest)]) == rest
+}

@@ -1,0 +1,97 @@
+package etcdmirror
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Kinds of errors. Test for them with errors.Is; details and a hint are in *Error.
+var (
+	// ErrConfig: a field of Config or an argument is unusable. Nothing was contacted.
+	ErrConfig = errors.New("invalid configuration")
+	// ErrUnreachable: an etcd did not answer within the request timeout when Run began.
+	ErrUnreachable = errors.New("etcd unreachable")
+	// ErrPermission: an etcd refused the mirror's user.
+	ErrPermission = errors.New("permission missing")
+	// ErrSameCluster: source and target are one cluster.
+	ErrSameCluster = errors.New("source and target are the same cluster")
+	// ErrSwapped: the source is itself the standby of the target: the direction is swapped.
+	ErrSwapped = errors.New("source is a standby of the target")
+	// ErrSourceChanged: the checkpoint belongs to another source cluster.
+	ErrSourceChanged = errors.New("another source cluster")
+	// ErrSourceRewound: the source's revision is below the checkpoint: it was restored from a backup.
+	ErrSourceRewound = errors.New("source rewound")
+	// ErrPrefixChanged: the checkpoint belongs to other prefixes.
+	ErrPrefixChanged = errors.New("prefixes changed")
+	// ErrFenced: the target was promoted, or another instance of the mirror took over; every write of this instance is refused.
+	ErrFenced = errors.New("fenced")
+	// ErrPromoted: the target was promoted and is nobody's standby until Demote.
+	ErrPromoted = errors.New("target is promoted")
+	// ErrNoMirror: the target has no metadata of a mirror with this name.
+	ErrNoMirror = errors.New("no such mirror")
+	// ErrIncomplete: the base copy or a resync has not finished, so the target equals no single revision of the source.
+	ErrIncomplete = errors.New("copy incomplete")
+	// ErrMetadata: the mirror's metadata at the target cannot be read by this version.
+	ErrMetadata = errors.New("unreadable metadata")
+	// ErrStopped: Run has returned.
+	ErrStopped = errors.New("mirror stopped")
+	// ErrAlreadyRun: Run was called before; make a new Mirror.
+	ErrAlreadyRun = errors.New("run called twice")
+)
+
+// Error says what went wrong, where, and what to do about it.
+type Error struct {
+	Kind   error  // one of the Err variables
+	Side   string // "source", "target" or ""
+	Detail string // what was found
+	Hint   string // what to do
+	Cause  error  // what an etcd answered, or nil
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	if e.Side != "" {
+		b.WriteString(e.Side + ": ")
+	}
+	b.WriteString(e.Kind.Error())
+	if e.Detail != "" {
+		b.WriteString(": " + e.Detail)
+	}
+	if e.Cause != nil {
+		b.WriteString(": " + e.Cause.Error())
+	}
+	if e.Hint != "" {
+		b.WriteString("; " + e.Hint)
+	}
+	return b.String()
+}
+
+// Unwrap gives errors.Is and errors.As the kind and the cause.
+func (e *Error) Unwrap() []error {
+	if e.Cause == nil {
+		return []error{e.Kind}
+	}
+	return []error{e.Kind, e.Cause}
+}
+
+// FencedError is returned when the target refuses a mirror's writes for good. It matches ErrFenced, and ErrPromoted when a promotion was the reason.
+type FencedError struct {
+	Name    string // the mirror
+	Epoch   int64  // the epoch this instance wrote in
+	Current int64  // the epoch found at the target
+	// Promoted is set when the target was promoted; otherwise another instance of the mirror took over, or the metadata was removed.
+	Promoted bool
+}
+
+func (e *FencedError) Error() string {
+	if e.Promoted {
+		return fmt.Sprintf("fenced: target was promoted in epoch %d, mirror %q wrote in epoch %d; it must not be started again before the roles are settled (see Demote)", e.Current, e.Name, e.Epoch)
+	}
+	return fmt.Sprintf("fenced: another instance of mirror %q has taken over at the target (epoch %d), or its metadata was removed; run one instance only", e.Name, e.Current)
+}
+
+// Is makes errors.Is work for ErrFenced and ErrPromoted.
+func (e *FencedError) Is(target error) bool {
+	return target == ErrFenced || e.Promoted && target == ErrPromoted
+}

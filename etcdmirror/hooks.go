@@ -1,0 +1,88 @@
+package etcdmirror
+
+import "time"
+
+// Hooks are called synchronously as things happen, from the mirror's own goroutines, some at the same time: they must be quick, must not block and must be safe for concurrent use.
+// A nil func is skipped.
+type Hooks struct {
+	// State is called when the state or its reason changes.
+	State func(StateInfo)
+	// Applied is called after each transaction that the target committed.
+	Applied func(AppliedInfo)
+	// Resync is called when a base copy or resync begins, and why.
+	Resync func(ResyncInfo)
+	// Guarded is called for each value that a guard or the transformation kept from the target.
+	Guarded func(GuardedInfo)
+	// Foreign is called for each key of the target's kept space that a base copy or resync found to be the target's own.
+	Foreign func(ForeignInfo)
+}
+
+// StateInfo is what Hooks.State gets.
+type StateInfo struct {
+	State  State
+	Reason string // why, for StateWaiting and StateStopped
+}
+
+// AppliedInfo is what Hooks.Applied gets.
+type AppliedInfo struct {
+	SourceRevision int64 // the last source revision it brought to the target; 0 in a base copy or resync
+	TargetRevision int64
+	Puts, Deletes  int
+	Bytes          int  // of keys and values
+	Bulk           bool // may hold several keys of one resource
+	Part           bool // one part of a source revision too large for the target, and not its last
+	Duration       time.Duration
+}
+
+// ResyncInfo is what Hooks.Resync gets.
+type ResyncInfo struct {
+	Base   bool  // no checkpoint existed
+	Since  int64 // the source revision up to which the target is known to be right; 0: nothing is known
+	Round  int   // 1 for the first; further rounds follow when the source compacted what had to be read
+	Reason string
+}
+
+// GuardedInfo is what Hooks.Guarded gets.
+type GuardedInfo struct {
+	Key    string // at the source
+	Reason string
+}
+
+// ForeignInfo is what Hooks.Foreign gets.
+type ForeignInfo struct {
+	Key string // at the target
+}
+
+// JoinHooks calls each of several hooks in turn.
+func JoinHooks(all ...Hooks) Hooks {
+	return Hooks{
+		State:   join(all, func(h Hooks) func(StateInfo) { return h.State }),
+		Applied: join(all, func(h Hooks) func(AppliedInfo) { return h.Applied }),
+		Resync:  join(all, func(h Hooks) func(ResyncInfo) { return h.Resync }),
+		Guarded: join(all, func(h Hooks) func(GuardedInfo) { return h.Guarded }),
+		Foreign: join(all, func(h Hooks) func(ForeignInfo) { return h.Foreign }),
+	}
+}
+
+func join[T any](all []Hooks, pick func(Hooks) func(T)) func(T) {
+	var funcs []func(T)
+	for _, h := range all {
+		if f := pick(h); f != nil {
+			funcs = append(funcs, f)
+		}
+	}
+	if len(funcs) == 0 {
+		return nil
+	}
+	return func(info T) {
+		for _, f := range funcs {
+			f(info)
+		}
+	}
+}
+
+func call[T any](f func(T), info T) {
+	if f != nil {
+		f(info)
+	}
+}

@@ -1,0 +1,232 @@
+package etcdmirror
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/understudy-dr/understudy/internal/etcdrpc"
+)
+
+// MetadataPrefix is where mirrors keep their metadata at the target, outside of every Kubernetes prefix. It is never mirrored.
+//
+//	/understudy/<name>/checkpoint     what the target holds, in which epoch, written by whom; the fence of every write
+//	/understudy/<name>/identity       what the checkpoint belongs to: source, prefixes, filter, transformation
+//	/understudy/<name>/foreign/<key>  a key of the target's kept space that the target's own cluster made
+//	/understudy/<name>/guarded/<key>  a key whose value was not written, with the reason
+const MetadataPrefix = "/understudy/"
+
+// Phase says how the target's kept state relates to the source.
+type Phase string
+
+const (
+	// PhaseBase: the base copy has begun and not ended; the target equals no revision of the source.
+	PhaseBase Phase = "base"
+	// PhaseResync: a resync has begun and not ended; the target equals no revision of the source.
+	PhaseResync Phase = "resync"
+	// PhaseTail: the target's kept state equals the source's at Checkpoint.SourceRevision.
+	PhaseTail Phase = "tail"
+	// PhasePromoted: the target was promoted; Checkpoint.SourceRevision is the last one it got.
+	PhasePromoted Phase = "promoted"
+	// PhaseArmed: the target was promoted and then demoted; the next mirror begins anew.
+	PhaseArmed Phase = "armed"
+)
+
+const recordVersion = 1
+
+// Checkpoint is the record that commits together with the data.
+type Checkpoint struct {
+	Version int   `json:"v"`
+	Epoch   int64 `json:"epoch"`
+	Phase   Phase `json:"phase"`
+	// SourceRevision is the source revision that the target's kept state equals in PhaseTail;
+	// in PhaseBase and PhaseResync the one up to which it was known to be right before (0: none).
+	SourceRevision int64 `json:"revision"`
+	// Complete tells, once promoted, whether SourceRevision is exact, that is whether PhaseTail was left.
+	Complete bool `json:"complete,omitempty"`
+	// SourceHead is the highest source revision seen, at SourceHeadAt.
+	SourceHead   int64     `json:"head"`
+	SourceHeadAt time.Time `json:"headAt"`
+	// At is when the record was written, by the clock of the mirror's host.
+	At time.Time `json:"at"`
+	// Writer and Seq tell one attempt to write from another.
+	Writer string `json:"writer"`
+	Seq    int64  `json:"seq"`
+	// Bulk is set when the record's own transaction may hold several keys of one resource; LastBulk is the target revision of the last such transaction before it.
+	Bulk     bool  `json:"bulk,omitempty"`
+	LastBulk int64 `json:"lastBulk,omitempty"`
+	// Held is set by a start that took the mirror over: the target revision of the last record before, which may be older than this one by all that the target's own cluster did in between.
+	Held int64 `json:"held,omitempty"`
+}
+
+// Identity is what a checkpoint belongs to.
+type Identity struct {
+	Version         int       `json:"v"`
+	SourceClusterID string    `json:"sourceClusterID"` // hexadecimal, as etcdctl prints it
+	TargetClusterID string    `json:"targetClusterID"`
+	SourcePrefix    string    `json:"sourcePrefix"`
+	TargetPrefix    string    `json:"targetPrefix"`
+	KeepID          string    `json:"keepID,omitempty"`
+	TransformID     string    `json:"transformID,omitempty"`
+	CreatedAt       time.Time `json:"createdAt"`
+}
+
+// Metadata is all that a target tells about one mirror.
+type Metadata struct {
+	Name       string
+	Checkpoint Checkpoint
+	Identity   Identity
+	// CheckpointRevision is the target revision that wrote Checkpoint.
+	CheckpointRevision int64
+	// Foreign and Guarded are sorted keys of the target; Guarded has the reasons.
+	Foreign []string
+	Guarded []GuardedInfo
+}
+
+// LastBulkRevision is the last target revision that may hold several keys of one resource, 0 if none does. A client of the target whose
+// resourceVersion is older may have missed events if it was cut off within one, and should list again.
+func (m *Metadata) LastBulkRevision() int64 {
+	if m.Checkpoint.Bulk {
+		return m.CheckpointRevision
+	}
+	return m.Checkpoint.LastBulk
+}
+
+// heldRevision is the last target revision that the mirror's own data may be as young as, while it is in PhaseTail.
+func (m *Metadata) heldRevision() int64 {
+	if m.Checkpoint.Held > 0 {
+		return m.Checkpoint.Held
+	}
+	return m.CheckpointRevision
+}
+
+// ReadMetadata reads what the target tells about the named mirror. It needs no source. ErrNoMirror if there is none.
+func ReadMetadata(ctx context.Context, target *clientv3.Client, name string) (*Metadata, error) {
+	if err := ValidateName(name); err != nil {
+		return nil, err
+	}
+	all, _, err := readMetadata(ctx, target, DefaultRequestTimeout, "target", metaKeys(name).dir())
+	if err != nil {
+		return nil, err
+	}
+	for _, md := range all {
+		if md.Name == name {
+			return md, nil
+		}
+	}
+	return nil, &Error{Kind: ErrNoMirror, Side: "target", Detail: fmt.Sprintf("nothing under %s", metaKeys(name).dir()),
+		Hint: "check the name and that the endpoints are the target's"}
+}
+
+// ListMetadata reads the metadata of all mirrors at the target, by name.
+func ListMetadata(ctx context.Context, target *clientv3.Client) ([]*Metadata, error) {
+	all, _, err := readMetadata(ctx, target, DefaultRequestTimeout, "target", MetadataPrefix)
+	return all, err
+}
+
+// metaKeys names the metadata of a mirror.
+type metaKeys string
+
+func (n metaKeys) dir() string        { return MetadataPrefix + string(n) + "/" }
+func (n metaKeys) checkpoint() string { return n.dir() + "checkpoint" }
+func (n metaKeys) identity() string   { return n.dir() + "identity" }
+func (n metaKeys) foreign() string    { return n.dir() + "foreign/" }
+func (n metaKeys) guarded() string    { return n.dir() + "guarded/" }
+
+// readMetadata reads all mirrors below dir, in pages so that any number of markers can be read, at one revision.
+func readMetadata(ctx context.Context, c *clientv3.Client, timeout time.Duration, side, dir string) ([]*Metadata, *clientv3.GetResponse, error) {
+	byName := map[string]*Metadata{}
+	begin, end := dir, clientv3.GetPrefixRangeEnd(dir)
+	var first *clientv3.GetResponse
+	for {
+		var rev int64
+		if first != nil {
+			rev = first.Header.Revision
+		}
+		resp, err := etcdrpc.Do(ctx, timeout, func(ctx context.Context) (*clientv3.GetResponse, error) {
+			return c.Get(ctx, begin, clientv3.WithRange(end), clientv3.WithLimit(1000), clientv3.WithRev(rev))
+		})
+		if err != nil {
+			return nil, nil, unavailable(side, "reading "+dir, err)
+		}
+		if first == nil {
+			first = resp
+		}
+		for _, kv := range resp.Kvs {
+			if err := addMetadata(byName, side, kv); err != nil {
+				return nil, nil, err
+			}
+		}
+		if !resp.More {
+			break
+		}
+		begin = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+	all := make([]*Metadata, 0, len(byName))
+	for _, md := range byName {
+		all = append(all, md)
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
+	return all, first, nil
+}
+
+func addMetadata(byName map[string]*Metadata, side string, kv *mvccpb.KeyValue) error {
+	name, item, ok := strings.Cut(strings.TrimPrefix(string(kv.Key), MetadataPrefix), "/")
+	if !ok {
+		return nil // not a mirror's
+	}
+	md := byName[name]
+	if md == nil {
+		md = &Metadata{Name: name}
+		byName[name] = md
+	}
+	kind, key, _ := strings.Cut(item, "/")
+	switch kind {
+	case "checkpoint":
+		md.CheckpointRevision = kv.ModRevision
+		return decodeRecord(side, kv, &md.Checkpoint, func() int { return md.Checkpoint.Version })
+	case "identity":
+		return decodeRecord(side, kv, &md.Identity, func() int { return md.Identity.Version })
+	case "foreign":
+		md.Foreign = append(md.Foreign, key)
+	case "guarded":
+		md.Guarded = append(md.Guarded, GuardedInfo{Key: key, Reason: string(kv.Value)})
+	}
+	return nil
+}
+
+func decodeRecord(side string, kv *mvccpb.KeyValue, record any, version func() int) error {
+	if err := json.Unmarshal(kv.Value, record); err != nil {
+		return &Error{Kind: ErrMetadata, Side: side, Detail: fmt.Sprintf("%s is damaged", kv.Key),
+			Hint: "delete everything under its folder to begin anew with a base copy", Cause: err}
+	}
+	if v := version(); v != recordVersion {
+		return &Error{Kind: ErrMetadata, Side: side, Detail: fmt.Sprintf("%s has version %d, this program knows %d", kv.Key, v, recordVersion),
+			Hint: "use the version of Understudy that wrote it, or a newer one"}
+	}
+	return nil
+}
+
+func encode(record any) []byte {
+	data, err := json.Marshal(record)
+	if err != nil {
+		panic(err) // plain structs of strings and numbers
+	}
+	return data
+}
+
+// unavailable turns a failed call during the checks before the first write into an Error with a hint.
+func unavailable(side, doing string, err error) error {
+	if etcdrpc.Classify(err) == etcdrpc.Denied {
+		return &Error{Kind: ErrPermission, Side: side, Detail: doing, Cause: err,
+			Hint: "check user, password and client certificate; the source's user reads the prefix and " + MetadataPrefix + ", the target's reads and writes both"}
+	}
+	return &Error{Kind: ErrUnreachable, Side: side, Detail: doing, Cause: err,
+		Hint: "check endpoints, network and TLS files, and that the cluster has a leader"}
+}

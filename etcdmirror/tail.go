@@ -1,0 +1,197 @@
+package etcdmirror
+
+import (
+	"context"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/understudy-dr/understudy/internal/etcdrpc"
+)
+
+// follow applies what the watch brings, revision by revision, until ctx ends or the watch cannot be continued. It opens the watch again after a loss.
+// It returns an error that isCompacted when the source no longer has what comes next.
+func (m *Mirror) follow(ctx context.Context, w *watch) error {
+	defer func() { w.close() }()
+	m.track.setState(StateTail, "")
+	m.log.Info("following the source", LogKeyRevision, m.writer.record.SourceRevision)
+	seen := m.writer.record.SourceRevision // everything up to it is applied
+	attempt := etcdrpc.Backoff{}
+	for {
+		err := m.drainWatch(ctx, w, &seen, &attempt)
+		switch {
+		case ctx.Err() != nil, isFatal(err), isCompacted(err):
+			return err
+		}
+		m.track.waiting("source: " + err.Error())
+		m.log.Warn("watch lost", LogKeyError, err, LogKeyRevision, seen)
+		if err := attempt.Wait(ctx); err != nil {
+			return err
+		}
+		w.close()
+		w = m.openWatch(ctx, seen+1)
+		m.track.update(func(s *Status) { s.Reconnects++ })
+	}
+}
+
+// drainWatch applies what one watch brings until it ends.
+func (m *Mirror) drainWatch(ctx context.Context, w *watch, seen *int64, attempt *etcdrpc.Backoff) error {
+	saved := time.NewTimer(m.cfg.CheckpointInterval)
+	defer saved.Stop()
+	for {
+		first, ok, err := w.next(ctx, saved.C)
+		if err != nil {
+			return err
+		}
+		if !ok { // time to save
+			if err := m.saveProgress(ctx, *seen); err != nil {
+				return err
+			}
+			saved.Reset(m.cfg.CheckpointInterval)
+			continue
+		}
+		attempt.Reset()
+		m.track.working()
+		if len(first.events) > 0 {
+			group, err := m.gather(ctx, w, first)
+			if err != nil {
+				return err
+			}
+			if err := m.applyGroup(ctx, group); err != nil {
+				return err
+			}
+			*seen = group.last
+			saved.Reset(m.cfg.CheckpointInterval)
+		} else {
+			*seen = max(*seen, first.rev)
+			if m.track.waited() {
+				if err := m.saveProgress(ctx, *seen); err != nil {
+					return err
+				}
+			}
+		}
+		m.track.applied(*seen)
+	}
+}
+
+// saveProgress writes a checkpoint without data.
+func (m *Mirror) saveProgress(ctx context.Context, seen int64) error {
+	if seen <= m.writer.record.SourceRevision {
+		return nil
+	}
+	return m.writer.commit(ctx, nil, Checkpoint{Phase: PhaseTail, SourceRevision: seen}, AppliedInfo{SourceRevision: seen})
+}
+
+// group is one or several source revisions to be applied as one target revision.
+type group struct {
+	last   int64 // the source revision it ends with
+	events []*mvccpb.Event
+	byKey  map[string]int // key -> place in events; nil while there is one revision
+	bytes  int
+	many   bool // holds several revisions
+	bulk   bool // merged regardless of resources
+	seen   map[string]bool
+}
+
+// gather takes further revisions that wait into one group with first.
+//
+// While few wait, only revisions that touch different resources go together: a client whose watch was cut off within a revision resumes behind it,
+// and would miss what else that revision had for its resource (P11). When many wait, everything goes together up to the limits of a bulk transaction.
+func (m *Mirror) gather(ctx context.Context, w *watch, first revision) (*group, error) {
+	g := &group{last: first.rev, events: first.events, bulk: w.backlog() >= m.cfg.MergeBehind}
+	for _, event := range first.events {
+		g.bytes += len(event.Kv.Key) + len(event.Kv.Value)
+	}
+	if g.bulk {
+		m.track.setState(StateCatchingUp, "")
+	} else {
+		m.track.setState(StateTail, "")
+	}
+	for w.backlog() > 0 && len(g.events) < m.cfg.BatchOps && g.bytes < m.cfg.BatchBytes {
+		next, ok, err := w.next(ctx, nil)
+		if err != nil || !ok {
+			if isCompacted(err) || err != nil && ctx.Err() == nil {
+				return g, nil // what came before is applied first; the next call meets the error again
+			}
+			return g, err
+		}
+		if !m.merge(g, next) {
+			w.giveBack(next)
+			break
+		}
+	}
+	return g, nil
+}
+
+// merge adds a revision to a group if the two may become one target revision.
+func (m *Mirror) merge(g *group, next revision) bool {
+	if len(next.events) == 0 {
+		g.last = max(g.last, next.rev)
+		return true
+	}
+	bytes := g.bytes
+	for _, event := range next.events {
+		bytes += len(event.Kv.Key) + len(event.Kv.Value)
+	}
+	if len(g.events)+len(next.events) > m.cfg.BatchOps || bytes > m.cfg.BatchBytes {
+		return false
+	}
+	if g.byKey == nil {
+		g.byKey = make(map[string]int, len(g.events))
+		g.seen = map[string]bool{}
+		for i, event := range g.events {
+			g.byKey[string(event.Kv.Key)] = i
+			g.seen[m.ranks.segment(string(event.Kv.Key))] = true
+		}
+		g.events = append([]*mvccpb.Event(nil), g.events...)
+	}
+	for _, event := range next.events {
+		if !g.bulk && g.seen[m.ranks.segment(string(event.Kv.Key))] {
+			return false
+		}
+		// A delete and the put of another object after it never become one (P10).
+		if i, ok := g.byKey[string(event.Kv.Key)]; ok && g.events[i].Type == mvccpb.Event_DELETE && event.Type == mvccpb.Event_PUT {
+			return false
+		}
+	}
+	for _, event := range next.events {
+		key := string(event.Kv.Key)
+		g.seen[m.ranks.segment(key)] = true
+		if i, ok := g.byKey[key]; ok {
+			g.events[i] = event // the last one wins
+			continue
+		}
+		g.byKey[key] = len(g.events)
+		g.events = append(g.events, event)
+	}
+	g.last, g.bytes, g.many = next.rev, bytes, true
+	return true
+}
+
+// applyGroup writes a group and the checkpoint that says so.
+func (m *Mirror) applyGroup(ctx context.Context, g *group) error {
+	var changes, cleared []change
+	for _, event := range g.events {
+		key := string(event.Kv.Key)
+		targetKey := m.keys.toTarget(key)
+		if event.Type == mvccpb.Event_DELETE {
+			changes = append(changes, m.unmark(targetKey)...)
+			changes = append(changes, change{key: targetKey, del: true})
+			continue
+		}
+		if m.foreign[targetKey] {
+			// The target's own cluster has an object under the key. The source's takes its place, as another object: delete and put.
+			cleared = append(cleared, change{key: targetKey, del: true})
+		}
+		put, _ := m.changesOf(ctx, key, event.Kv.Value)
+		changes = append(changes, put...)
+	}
+	if len(cleared) > 0 {
+		before := m.writer.within()
+		if err := m.writer.apply(ctx, cleared, before, AppliedInfo{Bulk: before.Bulk}); err != nil {
+			return err
+		}
+	}
+	next := Checkpoint{Phase: PhaseTail, SourceRevision: g.last, Bulk: g.bulk && g.many}
+	return m.writer.apply(ctx, changes, next, AppliedInfo{SourceRevision: g.last, Bulk: next.Bulk})
+}

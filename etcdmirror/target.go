@@ -1,0 +1,379 @@
+package etcdmirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/understudy-dr/understudy/internal/etcdrpc"
+)
+
+// change is one key's new state at the target.
+type change struct {
+	key   string // at the target
+	value []byte
+	del   bool
+}
+
+// opOverhead is what the encoding of one operation adds to its key and value, at most.
+const opOverhead = 24
+
+func (c change) size() int { return len(c.key) + len(c.value) + opOverhead }
+
+func (c change) op() *pb.RequestOp {
+	if c.del {
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(c.key)}}}
+	}
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(c.key), Value: c.value}}}
+}
+
+// target writes to the target etcd.
+//
+// Every transaction compares the checkpoint's mod_revision: a promotion, another instance of the mirror, or a later
+// transaction of this one rewrites the checkpoint, and whatever was sent before can no longer commit, however late it arrives.
+//
+// commit writes the checkpoint too, so it is serial and happens once. send does not, so several may be under way;
+// it may be repeated after an unknown outcome, and therefore no key may be sent twice between two commits.
+type target struct {
+	client  *clientv3.Client
+	kv      pb.KVClient
+	keys    metaKeys
+	timeout time.Duration
+	track   *tracker
+	hooks   Hooks
+
+	mod    atomic.Int64 // mod_revision of the checkpoint; 0: none exists
+	record Checkpoint   // the last one written; used by the goroutine that commits
+
+	maxOps   atomic.Int64 // per level of a transaction; see pack
+	maxBytes int          // of one request
+}
+
+func (m *Mirror) newTarget() *target {
+	t := &target{client: m.target, kv: pb.NewKVClient(m.target.ActiveConnection()), keys: metaKeys(m.cfg.Name),
+		timeout: m.cfg.RequestTimeout, track: m.track, hooks: m.cfg.Hooks, maxBytes: m.cfg.MaxRequestBytes}
+	t.maxOps.Store(int64(m.cfg.MaxTxnOps))
+	return t
+}
+
+// Limits of a transaction beside its changes.
+const (
+	// minTxnOps: the checkpoint and one level of nesting need room beside a change.
+	minTxnOps = 4
+	// baseOverhead is what the comparison, the request's header and the encoding add, at most.
+	baseOverhead = 512
+	// checkpointBytes is what the checkpoint adds, at most.
+	checkpointBytes = 768
+)
+
+// errTooLarge: a transaction cannot be made to fit by nesting; split it or wait.
+var errTooLarge = errors.New("transaction exceeds the target's limits")
+
+// apply commits one source revision (or several merged) and the checkpoint next that says so: in one transaction, or, where the target's limits are too small, in parts of which the last has the checkpoint.
+func (t *target) apply(ctx context.Context, changes []change, next Checkpoint, note AppliedInfo) error {
+	parts := t.cut(changes)
+	if len(parts) == 1 {
+		err := t.commit(ctx, changes, next, note)
+		if !errors.Is(err, errTooLarge) {
+			return err
+		}
+		if len(changes) > 1 {
+			parts = [][]change{changes[:len(changes)/2], changes[len(changes)/2:]}
+		}
+	}
+	t.track.update(func(s *Status) { s.Splits++ })
+	for _, part := range parts {
+		partNote := note
+		partNote.Part, partNote.Bulk = true, true
+		if err := t.deliver(ctx, part, partNote); err != nil {
+			return err
+		}
+	}
+	next.Bulk = true
+	return t.commit(ctx, nil, next, note)
+}
+
+// cut divides changes, in order, into transactions that should fit together with a checkpoint. A single change is not divided.
+func (t *target) cut(changes []change) [][]change {
+	room, most := t.maxBytes-baseOverhead-checkpointBytes, t.capacity()
+	var parts [][]change
+	begin, size := 0, 0
+	for i, c := range changes {
+		if i > begin && (size+c.size() > room || i-begin >= most) {
+			parts = append(parts, changes[begin:i])
+			begin, size = i, 0
+		}
+		size += c.size()
+	}
+	return append(parts, changes[begin:])
+}
+
+// deliver sends changes between two checkpoints, in order, in as many transactions as the target's limits ask for. A single change that exceeds them waits for the limit to be raised.
+func (t *target) deliver(ctx context.Context, changes []change, note AppliedInfo) error {
+	for attempt := (etcdrpc.Backoff{}); ; {
+		err := t.send(ctx, changes, note)
+		switch {
+		case !errors.Is(err, errTooLarge):
+			return err
+		case len(changes) > 1:
+			half := len(changes) / 2
+			if err := t.deliver(ctx, changes[:half], note); err != nil {
+				return err
+			}
+			return t.deliver(ctx, changes[half:], note)
+		}
+		t.track.waiting(fmt.Sprintf("target: key %q with %d bytes exceeds its --max-request-bytes: raise it", changes[0].key, changes[0].size()))
+		if err := attempt.Wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// send commits changes that lie between two checkpoints, in one transaction. It returns errTooLarge where fewer or smaller changes could fit.
+func (t *target) send(ctx context.Context, changes []change, note AppliedInfo) error {
+	began := time.Now()
+	for attempt := (etcdrpc.Backoff{}); ; {
+		resp, err := t.txn(ctx, changes, nil)
+		switch {
+		case err == nil && resp.Succeeded:
+			t.noteApplied(resp.Header.Revision, changes, note, began)
+			return nil
+		case err == nil:
+			return t.fenced(ctx)
+		}
+		if err := t.recover(ctx, &attempt, err); err != nil {
+			return err
+		}
+	}
+}
+
+// commit commits changes together with the checkpoint next, whose Epoch, Writer, Seq and times it fills in, and any further metadata.
+func (t *target) commit(ctx context.Context, changes []change, next Checkpoint, note AppliedInfo) error {
+	began := time.Now()
+	next.Version, next.Epoch, next.Writer, next.Seq = recordVersion, t.record.Epoch, t.record.Writer, t.record.Seq+1
+	next.At = began.UTC().Truncate(time.Millisecond)
+	next.LastBulk = t.record.LastBulk
+	if t.record.Bulk {
+		next.LastBulk = t.mod.Load()
+	}
+	next.SourceHead, next.SourceHeadAt = t.record.SourceHead, t.record.SourceHeadAt
+	if s := t.track.status(); s.SourceRevision >= next.SourceHead {
+		next.SourceHead, next.SourceHeadAt = s.SourceRevision, s.SourceContact.UTC().Truncate(time.Millisecond)
+	}
+	for attempt := (etcdrpc.Backoff{}); ; {
+		resp, err := t.txn(ctx, changes, &next)
+		rev := int64(0)
+		switch {
+		case err == nil && resp.Succeeded:
+			rev = resp.Header.Revision
+		case err == nil:
+			// Either fenced, or an earlier attempt of this very transaction arrived after all.
+			if rev, err = t.arrived(ctx, next); err == nil && rev == 0 {
+				return t.fenced(ctx)
+			}
+		}
+		if err == nil {
+			t.mod.Store(rev)
+			t.record = next
+			t.noteApplied(rev, changes, note, began)
+			if next.Phase == PhaseTail {
+				t.track.saved(next.SourceRevision)
+			}
+			return nil
+		}
+		if err := t.recover(ctx, &attempt, err); err != nil {
+			return err
+		}
+	}
+}
+
+// within is the checkpoint as it stands, to be written again with changes that do not move it.
+func (t *target) within() Checkpoint {
+	next := t.record
+	if next.Phase != PhaseTail {
+		next.Bulk = true
+	}
+	return next
+}
+
+// arrived returns the target revision of the checkpoint if it is next's, else 0.
+func (t *target) arrived(ctx context.Context, next Checkpoint) (int64, error) {
+	md, err := t.read(ctx)
+	if err != nil || md == nil || md.Checkpoint.Writer != next.Writer || md.Checkpoint.Seq != next.Seq {
+		return 0, err
+	}
+	return md.CheckpointRevision, nil
+}
+
+func (t *target) read(ctx context.Context) (*Metadata, error) {
+	resp, err := etcdrpc.Do(ctx, t.timeout, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		return t.client.Get(ctx, t.keys.checkpoint())
+	})
+	if err != nil || len(resp.Kvs) == 0 {
+		return nil, err
+	}
+	byName := map[string]*Metadata{}
+	if err := addMetadata(byName, "target", resp.Kvs[0]); err != nil {
+		return nil, err
+	}
+	return byName[string(t.keys)], nil
+}
+
+// fenced explains a refused comparison.
+func (t *target) fenced(ctx context.Context) error {
+	fenced := &FencedError{Name: string(t.keys), Epoch: t.record.Epoch}
+	for attempt := (etcdrpc.Backoff{}); attempt.Wait(ctx) == nil; {
+		md, err := t.read(ctx)
+		if err != nil || md == nil {
+			break
+		}
+		fenced.Current, fenced.Promoted = md.Checkpoint.Epoch, md.Checkpoint.Phase == PhasePromoted
+		if fenced.Promoted || md.Checkpoint.Writer != t.record.Writer || attempt.Long() {
+			break
+		}
+		// The record is this instance's own, written again by a promotion that is about to say so (see Promote).
+	}
+	return fenced
+}
+
+func (t *target) noteApplied(rev int64, changes []change, note AppliedInfo, began time.Time) {
+	note.TargetRevision, note.Duration = rev, time.Since(began)
+	for _, c := range changes {
+		switch {
+		case isMetadata(c.key):
+			continue
+		case c.del:
+			note.Deletes++
+		default:
+			note.Puts++
+		}
+		note.Bytes += len(c.key) + len(c.value)
+	}
+	t.track.working()
+	t.track.update(func(s *Status) {
+		s.TargetContact = time.Now()
+		s.TargetRevision = max(s.TargetRevision, rev)
+		s.Transactions++
+		s.Puts += int64(note.Puts)
+		s.Deletes += int64(note.Deletes)
+		s.Bytes += int64(note.Bytes)
+		if note.Bulk {
+			s.LastBulkRevision = max(s.LastBulkRevision, rev)
+		}
+	})
+	call(t.hooks.Applied, note)
+}
+
+func isMetadata(key string) bool {
+	return len(key) >= len(MetadataPrefix) && key[:len(MetadataPrefix)] == MetadataPrefix
+}
+
+// recover decides after a failed transaction: nil to try again (after a pause, with the reason shown), or an error to give up with.
+func (t *target) recover(ctx context.Context, attempt *etcdrpc.Backoff, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	switch etcdrpc.Classify(err) {
+	case etcdrpc.TooManyOps:
+		if n := t.maxOps.Load(); n > minTxnOps {
+			t.maxOps.CompareAndSwap(n, max(n/2, minTxnOps))
+			return nil // it is packed anew for the lower limit
+		}
+		t.track.waiting("target: --max-txn-ops is below " + fmt.Sprint(minTxnOps) + ": raise it")
+	case etcdrpc.TooLarge:
+		return errTooLarge
+	case etcdrpc.NoSpace:
+		t.track.waiting("target: database space exceeded: compact and defragment it or raise --quota-backend-bytes, then disarm the NOSPACE alarm")
+	default:
+		t.track.waiting("target: " + err.Error())
+	}
+	return attempt.Wait(ctx)
+}
+
+// txn sends one transaction that compares the checkpoint and writes the changes, and the checkpoint next unless it is nil.
+func (t *target) txn(ctx context.Context, changes []change, next *Checkpoint) (*pb.TxnResponse, error) {
+	ops := make([]*pb.RequestOp, len(changes))
+	for i, c := range changes {
+		ops[i] = c.op()
+	}
+	limit := int(t.maxOps.Load())
+	if next != nil {
+		limit--
+	}
+	ops = pack(ops, limit)
+	if ops == nil && len(changes) > 0 {
+		return nil, errTooLarge
+	}
+	if next != nil {
+		ops = append(ops, change{key: t.keys.checkpoint(), value: encode(next)}.op())
+	}
+	req := &pb.TxnRequest{
+		Compare: []*pb.Compare{{Key: []byte(t.keys.checkpoint()), Target: pb.Compare_MOD, Result: pb.Compare_EQUAL,
+			TargetUnion: &pb.Compare_ModRevision{ModRevision: t.mod.Load()}}},
+		Success: ops,
+	}
+	return etcdrpc.Do(ctx, t.timeout, func(ctx context.Context) (*pb.TxnResponse, error) {
+		return t.kv.Txn(ctx, req, grpc.MaxCallSendMsgSize(math.MaxInt32), grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.WaitForReady(true))
+	})
+}
+
+// pack arranges operations for a server that allows limit of them. Such a limit holds for each level of nested transactions, less what the levels above hold
+// (server/etcdserver/api/v3rpc/key.go checkTxnRequest), so that one atomic transaction can carry many times more. nil means that they do not fit.
+func pack(ops []*pb.RequestOp, limit int) []*pb.RequestOp {
+	if len(ops) <= limit {
+		return ops
+	}
+	for depth := 2; depth <= 4; depth++ {
+		width := limit / depth
+		if width < 2 {
+			return nil
+		}
+		// The levels above the last hold width each; the last holds the rest.
+		capacity := limit - (depth-1)*width
+		for range depth - 1 {
+			capacity *= width
+		}
+		if len(ops) > capacity {
+			continue
+		}
+		return nest(ops, limit, width, depth)
+	}
+	return nil
+}
+
+func nest(ops []*pb.RequestOp, limit, width, depth int) []*pb.RequestOp {
+	if depth == 1 || len(ops) <= limit {
+		return ops
+	}
+	each := (len(ops) + width - 1) / width
+	var groups []*pb.RequestOp
+	for len(ops) > 0 {
+		n := min(each, len(ops))
+		groups = append(groups, &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{
+			RequestTxn: &pb.TxnRequest{Success: nest(ops[:n], limit-width, width, depth-1)}}})
+		ops = ops[n:]
+	}
+	return groups
+}
+
+// capacity is how many changes one transaction can carry beside the checkpoint.
+func (t *target) capacity() int {
+	limit := int(t.maxOps.Load()) - 1
+	best := limit
+	for depth := 2; depth <= 4 && limit/depth >= 2; depth++ {
+		width := limit / depth
+		n := limit - (depth-1)*width
+		for range depth - 1 {
+			n *= width
+		}
+		best = max(best, n)
+	}
+	return best
+}

@@ -1,0 +1,262 @@
+package etcdmirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/semaphore"
+	"google.golang.org/grpc"
+
+	"github.com/understudy-dr/understudy/internal/etcdrpc"
+)
+
+// revision is one source revision with its kept events, or, without events, the news that nothing kept changed up to rev.
+type revision struct {
+	rev    int64
+	events []*mvccpb.Event
+	weight int64 // of the buffer
+}
+
+// watch follows the source's keys from a revision on. It uses the raw stream: clientv3's watcher buffers without bound,
+// here a full buffer makes gRPC's flow control slow the source down.
+type watch struct {
+	m      *Mirror
+	from   int64
+	items  chan revision
+	room   *semaphore.Weighted
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+	err    error // why it ended; read after items is closed
+
+	unread *revision // given back by the reader
+}
+
+// errStalled ends a watch that showed no sign of life.
+var errStalled = errors.New("no sign of life from the watch")
+
+// bufferedRevisions bounds the revisions waiting in a watch's buffer, however small.
+const bufferedRevisions = 4096
+
+// eventOverhead is what an event takes beside its key and value.
+const eventOverhead = 200
+
+func (m *Mirror) openWatch(ctx context.Context, from int64) *watch {
+	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(ctx))
+	w := &watch{m: m, from: from, items: make(chan revision, bufferedRevisions), room: semaphore.NewWeighted(int64(m.cfg.BufferBytes)),
+		cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		defer close(w.items)
+		err := w.run(ctx)
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		w.err = err
+		cancel(nil)
+	}()
+	return w
+}
+
+// close ends the watch and waits for it.
+func (w *watch) close() {
+	w.cancel(context.Canceled)
+	<-w.done
+}
+
+// next returns the next revision, waiting for it no longer than until wake fires (nil: no limit). ok is false when wake fired.
+// An error ends the watch; everything received before has been returned.
+func (w *watch) next(ctx context.Context, wake <-chan time.Time) (r revision, ok bool, err error) {
+	if w.unread != nil {
+		r, w.unread = *w.unread, nil
+		return r, true, nil
+	}
+	select {
+	case r, open := <-w.items:
+		return w.got(r, open)
+	default:
+	}
+	select {
+	case r, open := <-w.items:
+		return w.got(r, open)
+	case <-wake:
+		return revision{}, false, nil
+	case <-ctx.Done():
+		return revision{}, false, ctx.Err()
+	}
+}
+
+func (w *watch) got(r revision, open bool) (revision, bool, error) {
+	if !open {
+		return revision{}, false, w.err
+	}
+	if r.weight > 0 {
+		w.room.Release(r.weight)
+	}
+	return r, true, nil
+}
+
+// giveBack makes next return r again.
+func (w *watch) giveBack(r revision) { w.unread = &r }
+
+// backlog is how many revisions wait.
+func (w *watch) backlog() int {
+	n := len(w.items)
+	if w.unread != nil {
+		n++
+	}
+	return n
+}
+
+func (w *watch) run(ctx context.Context) error {
+	alive := time.AfterFunc(w.m.cfg.StallTimeout, func() { w.cancel(errStalled) })
+	defer alive.Stop()
+	stream, err := pb.NewWatchClient(w.m.source.ActiveConnection()).Watch(ctx, grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	end := w.m.sourceEnd
+	err = stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
+		Key: []byte(w.m.sourceBegin), RangeEnd: []byte(end), StartRevision: w.from, Fragment: true, ProgressNotify: true}}})
+	if err != nil {
+		return err
+	}
+	asking, stopAsking := context.WithCancel(ctx)
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		w.askProgress(asking, stream)
+	}()
+	defer func() { stopAsking(); <-asked }()
+
+	var part revision // of the current revision, while fragments of it arrive
+	for {
+		resp, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		alive.Reset(w.m.cfg.StallTimeout)
+		w.m.track.head(resp.Header.Revision)
+		switch {
+		case resp.Header.ClusterId != w.m.sourceID:
+			return w.m.sourceChanged(resp.Header.ClusterId)
+		case resp.Canceled:
+			return canceled(resp)
+		case resp.Created:
+			if err := w.checkRewound(ctx, resp.Header.Revision); err != nil {
+				return err
+			}
+			continue
+		}
+		// A slow target must not look like a stalled source.
+		alive.Stop()
+		if len(resp.Events) == 0 && !resp.Fragment {
+			if w.m.progressTrusted {
+				err = w.push(ctx, revision{rev: resp.Header.Revision})
+			}
+		} else {
+			part, err = w.split(ctx, part, resp)
+		}
+		if err != nil {
+			return err
+		}
+		alive.Reset(w.m.cfg.StallTimeout)
+	}
+}
+
+// split divides a response into revisions and pushes those that are complete. A revision ends where the next begins or, in the last fragment, with the response.
+func (w *watch) split(ctx context.Context, part revision, resp *pb.WatchResponse) (revision, error) {
+	filtered := 0
+	for _, event := range resp.Events {
+		if event.Kv.ModRevision != part.rev {
+			if len(part.events) > 0 {
+				if err := w.push(ctx, part); err != nil {
+					return part, err
+				}
+			}
+			part = revision{rev: event.Kv.ModRevision}
+		}
+		if w.m.kept(event.Kv.Key) {
+			part.events = append(part.events, event)
+		} else {
+			filtered++
+		}
+	}
+	if filtered > 0 {
+		w.m.track.update(func(s *Status) { s.Filtered += int64(filtered) })
+	}
+	if resp.Fragment {
+		return part, nil
+	}
+	// Also when the filter dropped it all: the mirror has seen everything up to here.
+	return revision{}, w.push(ctx, part)
+}
+
+func (w *watch) push(ctx context.Context, r revision) error {
+	for _, event := range r.events {
+		r.weight += int64(len(event.Kv.Key) + len(event.Kv.Value) + eventOverhead)
+	}
+	r.weight = min(r.weight, int64(w.m.cfg.BufferBytes))
+	if err := w.room.Acquire(ctx, r.weight); err != nil {
+		return err
+	}
+	select {
+	case w.items <- r:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// askProgress asks for progress from time to time and on request. The stream's only other Send is over by now.
+func (w *watch) askProgress(ctx context.Context, stream pb.Watch_WatchClient) {
+	tick := time.NewTicker(w.m.cfg.ProgressInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-w.m.hurry:
+		case <-ctx.Done():
+			return
+		}
+		err := stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
+		if err != nil {
+			return // Recv reports why
+		}
+	}
+}
+
+// checkRewound looks closer when the answering member is behind the revision watched from: it may lag, or the source may have been restored from a backup.
+func (w *watch) checkRewound(ctx context.Context, memberRevision int64) error {
+	if memberRevision >= w.from-1 {
+		return nil
+	}
+	head, err := w.m.sourceHead(ctx)
+	if err != nil {
+		return err
+	}
+	if head >= w.from-1 {
+		return nil
+	}
+	return sourceRewound(w.from-1, head)
+}
+
+func canceled(resp *pb.WatchResponse) error {
+	if resp.CompactRevision != 0 {
+		return rpctypes.ErrCompacted
+	}
+	for _, known := range []error{rpctypes.ErrGRPCPermissionDenied, rpctypes.ErrGRPCInvalidAuthToken, rpctypes.ErrGRPCAuthOldRevision, rpctypes.ErrGRPCUserEmpty, rpctypes.ErrGRPCCompacted} {
+		if resp.CancelReason == known.Error() || resp.CancelReason == rpctypes.ErrorDesc(known) {
+			return rpctypes.Error(known)
+		}
+	}
+	return fmt.Errorf("source canceled the watch: %q", resp.CancelReason)
+}
+
+func isCompacted(err error) bool { return err != nil && etcdrpc.Classify(err) == etcdrpc.Compacted }

@@ -1,0 +1,141 @@
+// Package etcdrpc holds what every caller of an etcd needs and clientv3 leaves to its users:
+// a deadline on each call, the meaning of an error, and a backoff between attempts.
+package etcdrpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Class says what a failed call means for its caller.
+type Class int
+
+const (
+	// Retry: the cluster may answer later (no leader, a lost connection, a deadline, overload).
+	Retry Class = iota
+	// NoSpace: the backend quota is exhausted; puts fail until the alarm is disarmed.
+	NoSpace
+	// TooLarge: the request exceeds --max-request-bytes or the client's own send limit.
+	TooLarge
+	// TooManyOps: the transaction exceeds --max-txn-ops.
+	TooManyOps
+	// Compacted: the revision asked for is gone.
+	Compacted
+	// FutureRevision: the revision asked for does not exist yet: the cluster was rewound, or a stale member answered.
+	FutureRevision
+	// Denied: authentication or authorisation failed.
+	Denied
+	// Unsupported: the server does not know the call.
+	Unsupported
+	// Invalid: the server refused the request for what it holds; sending it again cannot help.
+	Invalid
+)
+
+// Classify returns the class of a non-nil error of an etcd call.
+func Classify(err error) Class {
+	switch rpctypes.Error(err) {
+	case rpctypes.ErrCompacted:
+		return Compacted
+	case rpctypes.ErrFutureRev:
+		return FutureRevision
+	case rpctypes.ErrNoSpace:
+		return NoSpace
+	case rpctypes.ErrRequestTooLarge:
+		return TooLarge
+	case rpctypes.ErrTooManyOps:
+		return TooManyOps
+	case rpctypes.ErrPermissionDenied, rpctypes.ErrAuthFailed, rpctypes.ErrUserEmpty, rpctypes.ErrInvalidAuthToken:
+		return Denied
+	case rpctypes.ErrAuthOldRevision:
+		return Retry
+	}
+	switch code(err) {
+	case codes.Unimplemented:
+		return Unsupported
+	case codes.PermissionDenied, codes.Unauthenticated:
+		return Denied
+	case codes.ResourceExhausted:
+		// gRPC's own refusals to send or receive carry no etcd error; etcd's "too many requests" does.
+		if strings.Contains(err.Error(), "message larger than max") {
+			return TooLarge
+		}
+		return Retry
+	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange, codes.AlreadyExists, codes.NotFound:
+		if e := rpctypes.Error(err); errors.Is(e, rpctypes.ErrNotLeader) || strings.Contains(err.Error(), "not supported for learner") {
+			return Retry
+		}
+		return Invalid
+	}
+	return Retry
+}
+
+func code(err error) codes.Code {
+	var etcd rpctypes.EtcdError
+	if errors.As(err, &etcd) {
+		return etcd.Code()
+	}
+	if s, ok := status.FromError(err); ok {
+		return s.Code()
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return codes.DeadlineExceeded
+	}
+	return codes.Unknown
+}
+
+// ErrTimeout is wrapped by errors of calls that outlived their own deadline while the caller's context was still alive.
+var ErrTimeout = errors.New("no answer within the request timeout")
+
+// Do runs call with a deadline of its own below ctx.
+func Do[T any](ctx context.Context, timeout time.Duration, call func(context.Context) (T, error)) (T, error) {
+	callCtx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	v, err := call(callCtx)
+	if err != nil && ctx.Err() == nil && callCtx.Err() != nil {
+		err = fmt.Errorf("%w of %v: %w", ErrTimeout, timeout, err)
+	}
+	return v, err
+}
+
+// Head returns the cluster's ID and its current revision by a linearizable read of begin, which the caller must be permitted to read.
+func Head(ctx context.Context, c *clientv3.Client, timeout time.Duration, begin string) (clusterID uint64, revision int64, err error) {
+	resp, err := Do(ctx, timeout, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		return c.Get(ctx, begin, clientv3.WithKeysOnly())
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	return resp.Header.ClusterId, resp.Header.Revision, nil
+}
+
+// Backoff spaces attempts: from 50 ms, doubling, to 5 s, each with jitter. The zero value is ready; Reset after a success.
+type Backoff struct{ next time.Duration }
+
+// Reset starts again at the shortest pause.
+func (b *Backoff) Reset() { b.next = 0 }
+
+// Long reports whether the pauses have grown past a second, so that whoever waits briefly gives up.
+func (b *Backoff) Long() bool { return b.next > time.Second }
+
+// Wait pauses before the next attempt and returns ctx's error if it ends first.
+func (b *Backoff) Wait(ctx context.Context) error {
+	const first, last = 50 * time.Millisecond, 5 * time.Second
+	b.next = min(max(2*b.next, first), last)
+	timer := time.NewTimer(b.next/2 + rand.N(b.next/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
