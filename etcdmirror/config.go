@@ -257,7 +257,7 @@ func (m *Mirror) kept(sourceKey []byte) bool {
 	return m.cfg.Keep == nil || m.cfg.Keep(sourceKey)
 }
 
-// reserved reports whether a source key is, or would become, metadata of a mirror.
+// reserved reports whether a source key is, or would become, metadata of a mirror, or would become no key at all.
 func (m *Mirror) reserved(sourceKey []byte) bool {
 	if len(sourceKey) >= len(MetadataPrefix) && string(sourceKey[:len(MetadataPrefix)]) == MetadataPrefix {
 		return true
@@ -265,7 +265,10 @@ func (m *Mirror) reserved(sourceKey []byte) bool {
 	if m.keys.source == m.keys.target {
 		return false
 	}
-	// The target key is target prefix + rest; compare without building it.
+	// The target key is target prefix + rest; compare without building it. etcd has no empty keys.
+	if len(m.keys.target) == 0 && len(sourceKey) == len(m.keys.source) {
+		return true
+	}
 	return hasPrefixOfPair(m.keys.target, sourceKey[len(m.keys.source):], MetadataPrefix)
 }
 

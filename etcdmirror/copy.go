@@ -69,6 +69,9 @@ func (m *Mirror) copy(ctx context.Context, md *Metadata, reason string) (*watch,
 		if err := attempt.Wait(ctx); err != nil {
 			return nil, err
 		}
+		if err := m.restoreMarks(ctx); err != nil {
+			return nil, err
+		}
 		round--
 	}
 }
@@ -337,8 +340,8 @@ func (r *copyRound) writeEntries(ctx context.Context, entries []entry, since int
 	if err == nil {
 		err = last(b.ctx, b, p)
 	}
-	if closeErr := b.close(); err == nil || isFatal(closeErr) {
-		return closeErr
+	if closeErr := b.close(); closeErr != nil {
+		return closeErr // the first failure; err follows from it
 	}
 	return err
 }

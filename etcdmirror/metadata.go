@@ -32,6 +32,8 @@ const (
 	PhaseResync Phase = "resync"
 	// PhaseTail: the target's kept state equals the source's at Checkpoint.SourceRevision.
 	PhaseTail Phase = "tail"
+	// PhasePartial: as PhaseTail, but the next source revision exceeds the target's limits and is being applied in parts.
+	PhasePartial Phase = "partial"
 	// PhasePromoted: the target was promoted; Checkpoint.SourceRevision is the last one it got.
 	PhasePromoted Phase = "promoted"
 	// PhaseArmed: the target was promoted and then demoted; the next mirror begins anew.

@@ -124,6 +124,7 @@ func (m *Mirror) run(ctx context.Context) error {
 	reason := m.copyReason(md)
 	if reason == "" {
 		m.track.applied(md.Checkpoint.SourceRevision)
+		m.track.saved(md.Checkpoint.SourceRevision)
 		w = m.openWatch(ctx, md.Checkpoint.SourceRevision+1)
 	}
 	for {
@@ -148,7 +149,7 @@ func (m *Mirror) copyReason(md *Metadata) string {
 	switch {
 	case md == nil:
 		return "no checkpoint at the target"
-	case md.Checkpoint.Phase != PhaseTail:
+	case md.Checkpoint.Phase != PhaseTail && md.Checkpoint.Phase != PhasePartial:
 		return "the last copy was interrupted"
 	case m.filterChanged(md.Identity):
 		return "filter or transformation changed"
@@ -200,6 +201,16 @@ func (m *Mirror) reread(ctx context.Context) (*Metadata, error) {
 			return nil, err
 		}
 	}
+}
+
+// restoreMarks goes back to the marks at the target after a transaction that was to change them failed.
+func (m *Mirror) restoreMarks(ctx context.Context) error {
+	if m.writer.mod.Load() == 0 {
+		m.loadMarks(nil)
+		return nil
+	}
+	_, err := m.reread(ctx)
+	return err
 }
 
 // isFatal reports whether waiting cannot help.

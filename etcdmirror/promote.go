@@ -95,6 +95,10 @@ func promotable(md *Metadata, opts PromoteOptions) error {
 	if opts.AllowIncomplete {
 		return nil
 	}
+	if md.Checkpoint.Phase == PhasePartial {
+		return &Error{Kind: ErrIncomplete, Side: "target", Detail: fmt.Sprintf("mirror %q was interrupted between the parts of the transaction after source revision %d", md.Name, md.Checkpoint.SourceRevision),
+			Hint: "let the mirror finish while the source lives; with a dead source, allow an incomplete copy: only that transaction's keys are in question"}
+	}
 	return &Error{Kind: ErrIncomplete, Side: "target", Detail: fmt.Sprintf("mirror %q was interrupted in phase %q, begun from source revision %d", md.Name, md.Checkpoint.Phase, md.Checkpoint.SourceRevision),
 		Hint: "let the mirror finish while the source lives; with a dead source, allow an incomplete copy if that is better than nothing"}
 }

@@ -76,7 +76,8 @@ const (
 // errTooLarge: a transaction cannot be made to fit by nesting; split it or wait.
 var errTooLarge = errors.New("transaction exceeds the target's limits")
 
-// apply commits one source revision (or several merged) and the checkpoint next that says so: in one transaction, or, where the target's limits are too small, in parts of which the last has the checkpoint.
+// apply commits one source revision (or several merged) and the checkpoint next that says so, in one transaction. Where the target's limits are too small for that,
+// it does so in parts, of which the last has the checkpoint; a checkpoint before the first says that parts are under way.
 func (t *target) apply(ctx context.Context, changes []change, next Checkpoint, note AppliedInfo) error {
 	parts := t.cut(changes)
 	if len(parts) == 1 {
@@ -84,19 +85,32 @@ func (t *target) apply(ctx context.Context, changes []change, next Checkpoint, n
 		if !errors.Is(err, errTooLarge) {
 			return err
 		}
-		if len(changes) > 1 {
-			parts = [][]change{changes[:len(changes)/2], changes[len(changes)/2:]}
+		if half := len(changes) / 2; half > 0 {
+			parts = [][]change{changes[:half], changes[half:]}
 		}
 	}
 	t.track.update(func(s *Status) { s.Splits++ })
-	for _, part := range parts {
-		partNote := note
-		partNote.Part, partNote.Bulk = true, true
+	partial := t.within()
+	if partial.Phase == PhaseTail {
+		partial.Phase = PhasePartial
+	}
+	partNote := note
+	partNote.Part, partNote.Bulk = true, true
+	if err := t.commit(ctx, nil, partial, AppliedInfo{Bulk: true}); err != nil {
+		return err
+	}
+	next.Bulk = true
+	for i, part := range parts {
+		if i == len(parts)-1 {
+			err := t.commit(ctx, part, next, note)
+			if !errors.Is(err, errTooLarge) {
+				return err
+			}
+		}
 		if err := t.deliver(ctx, part, partNote); err != nil {
 			return err
 		}
 	}
-	next.Bulk = true
 	return t.commit(ctx, nil, next, note)
 }
 
@@ -130,7 +144,7 @@ func (t *target) deliver(ctx context.Context, changes []change, note AppliedInfo
 			return t.deliver(ctx, changes[half:], note)
 		}
 		t.track.waiting(fmt.Sprintf("target: key %q with %d bytes exceeds its --max-request-bytes: raise it", changes[0].key, changes[0].size()))
-		if err := attempt.Wait(ctx); err != nil {
+		if err := t.pause(ctx, &attempt); err != nil {
 			return err
 		}
 	}
@@ -183,7 +197,7 @@ func (t *target) commit(ctx context.Context, changes []change, next Checkpoint, 
 			t.mod.Store(rev)
 			t.record = next
 			t.noteApplied(rev, changes, note, began)
-			if next.Phase == PhaseTail {
+			if next.Phase == PhaseTail && next.Held == 0 { // a start tells its own story, see run
 				t.track.saved(next.SourceRevision)
 			}
 			return nil
@@ -197,9 +211,7 @@ func (t *target) commit(ctx context.Context, changes []change, next Checkpoint, 
 // within is the checkpoint as it stands, to be written again with changes that do not move it.
 func (t *target) within() Checkpoint {
 	next := t.record
-	if next.Phase != PhaseTail {
-		next.Bulk = true
-	}
+	next.Bulk = next.Phase != PhaseTail
 	return next
 }
 
@@ -294,7 +306,22 @@ func (t *target) recover(ctx context.Context, attempt *etcdrpc.Backoff, err erro
 	default:
 		t.track.waiting("target: " + err.Error())
 	}
-	return attempt.Wait(ctx)
+	return t.pause(ctx, attempt)
+}
+
+// pause waits before the next attempt and then looks whether there is still something to attempt: a target that refuses a request for its size or for lack of space does so before it compares anything.
+func (t *target) pause(ctx context.Context, attempt *etcdrpc.Backoff) error {
+	if err := attempt.Wait(ctx); err != nil {
+		return err
+	}
+	md, err := t.read(ctx)
+	switch {
+	case err != nil || md == nil && t.mod.Load() == 0:
+		return nil
+	case md == nil || md.Checkpoint.Writer != t.record.Writer || md.Checkpoint.Phase == PhasePromoted:
+		return t.fenced(ctx)
+	}
+	return nil
 }
 
 // txn sends one transaction that compares the checkpoint and writes the changes, and the checkpoint next unless it is nil.
