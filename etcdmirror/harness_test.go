@@ -102,7 +102,7 @@ func (p *pair) sync(r *running) {
 			p.t.Fatalf("%v; status %+v", err, r.Status())
 		}
 	case <-r.done:
-		p.t.Fatalf("Run ended with %v", r.err)
+		p.t.Fatalf("Run ended with %v; status %+v", r.err, r.Status())
 	}
 }
 

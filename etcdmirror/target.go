@@ -292,6 +292,9 @@ func (t *target) recover(ctx context.Context, attempt *etcdrpc.Backoff, err erro
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if errors.Is(err, errTooLarge) {
+		return err
+	}
 	switch etcdrpc.Classify(err) {
 	case etcdrpc.TooManyOps:
 		if n := t.maxOps.Load(); n > minTxnOps {
