@@ -16,7 +16,6 @@ import (
 	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
 )
 
-func TestMain(m *testing.M) { testutil.Main(m) }
 
 // pair is a source and a target.
 type pair struct {

@@ -19,13 +19,11 @@ type List interface {
 }
 
 const (
-	// The server bounds a page by keys, never by bytes: 512 values of the largest size are 768 MiB. So pages start small,
-	// follow the sizes seen, and grow by no more than a factor of two at a time.
+	// The server bounds a page by keys, never by bytes, and after any number of small values the next ones may have 1.5 MiB each.
+	// So pages start small, follow the sizes seen, grow by no more than a factor of two at a time, and stay few in keys.
 	firstPage = 32
-	maxPage   = 512
+	maxPage   = 64
 	pageBytes = 1 << 20
-	// ahead is how many pages are read while one is being used.
-	ahead = 2
 	// defaultGets is what etcd's default of --max-txn-ops allows.
 	defaultGets = 128
 	// sparse: a range may hold this many times the keys wanted before single reads are cheaper.
@@ -40,49 +38,37 @@ func (r *Reader) Fetch(ctx context.Context, list List, pin *Pin, use func(first 
 	type page struct {
 		first int
 		kvs   []*mvccpb.KeyValue
-		err   error
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	// Each page in flight has its own channel; the queue of channels keeps the order and bounds their number.
-	queue := make(chan chan page, ahead-1)
-	sizes := make(chan float64, ahead+1) // mean value sizes of finished pages
+	// One page is used, one is under way: what is read without knowing its size stays small.
+	slot := make(chan struct{}, 1)
+	pages := make(chan page, 1)
 	g.Go(func() error {
-		defer close(queue)
-		size := firstPage
-		for next := 0; next < list.Len(); {
-			first := next
+		defer close(pages)
+		size, mean := firstPage, 0 // mean size of the last page's values
+		for first := 0; first < list.Len(); {
 			select {
-			case mean := <-sizes:
-				fits := int(pageBytes / max(mean, 1))
-				size = max(min(fits, 2*size, maxPage), 1)
-			default:
-			}
-			n := r.span(list, first, size)
-			result := make(chan page, 1)
-			select {
-			case queue <- result:
+			case slot <- struct{}{}:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			g.Go(func() error {
-				kvs, bytes, err := r.fetchPage(ctx, list, first, n, pin)
-				select {
-				case sizes <- float64(bytes) / float64(n):
-				default:
-				}
-				result <- page{first, kvs, err}
-				return nil
-			})
-			next += n
+			if first > 0 {
+				size = max(min(pageBytes/max(mean, 1), 2*size, maxPage), 1)
+			}
+			n := r.span(list, first, size)
+			kvs, bytes, err := r.fetchPage(ctx, list, first, n, pin)
+			if err != nil {
+				return err
+			}
+			mean = bytes / n
+			pages <- page{first, kvs}
+			first += n
 		}
 		return nil
 	})
 	g.Go(func() error {
-		for result := range queue {
-			p := <-result
-			if p.err != nil {
-				return p.err
-			}
+		for p := range pages {
+			<-slot
 			if err := use(p.first, p.kvs); err != nil {
 				return err
 			}
