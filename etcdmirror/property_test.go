@@ -1,0 +1,335 @@
+package etcdmirror_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/internal/kubemeta"
+	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
+	"github.com/understudy-dr/understudy/internal/testutil/history"
+	"github.com/understudy-dr/understudy/internal/testutil/proc"
+	"github.com/understudy-dr/understudy/internal/testutil/traffic"
+)
+
+// The property tests below run a mirror, or kill it, under random traffic and faults, and then hold the whole history of the
+// target against the whole history of the source: P1, P2, P3, P4 and P10.
+//
+// UNDERSTUDY_SEED repeats one schedule, UNDERSTUDY_SCHEDULES runs that many.
+
+const defaultSchedules = 6
+
+// schedules runs f for as many seeds as asked for.
+func schedules(t *testing.T, f func(t *testing.T, seed uint64, rng *rand.Rand)) {
+	n, first := defaultSchedules, rand.Uint64()
+	if s := os.Getenv("UNDERSTUDY_SCHEDULES"); s != "" {
+		n = number(t, s)
+	}
+	if s := os.Getenv("UNDERSTUDY_SEED"); s != "" {
+		n, first = 1, uint64(number(t, s))
+	}
+	for i := range n {
+		seed := (first + uint64(i)) % (1 << 62)
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { f(t, seed, rand.New(rand.NewPCG(seed, 7))) })
+	}
+}
+
+func number(t *testing.T, s string) int {
+	t.Helper()
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// recordedPair is a pair whose histories are recorded from the first revision on.
+type recordedPair struct {
+	*pair
+	from, to *history.Recorder
+	oracle   history.Options
+}
+
+func newRecordedPair(t *testing.T, source, target embedetcd.Options) *recordedPair {
+	t.Helper()
+	p := &recordedPair{pair: newPair(t, source, target)}
+	cfg := history.Config{Identify: func(value []byte) (uid string, owners []string) {
+		var id kubemeta.Identity
+		if !kubemeta.Read(value, &id) {
+			return "", nil
+		}
+		for _, o := range id.Owners {
+			owners = append(owners, string(o))
+		}
+		return string(id.UID), owners
+	}}
+	for _, r := range []**history.Recorder{&p.from, &p.to} {
+		client := p.source
+		if r == &p.to {
+			client = p.target
+		}
+		rec, err := history.Start(p.ctx, client, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(rec.Close)
+		*r = rec
+	}
+	p.oracle = history.Options{
+		CheckpointKey: etcdmirror.MetadataPrefix + "test/checkpoint",
+		Decode: func(value []byte) (int64, bool, bool) {
+			c, err := decode(value)
+			return c.SourceRevision, c.Phase == etcdmirror.PhaseTail, err == nil
+		},
+		Epoch: func(value []byte) int64 { c, _ := decode(value); return c.Epoch },
+	}
+	return p
+}
+
+func decode(value []byte) (c etcdmirror.Checkpoint, err error) {
+	err = json.Unmarshal(value, &c)
+	return c, err
+}
+
+// check holds the histories against each other after the source has become quiet.
+func (p *recordedPair) check() {
+	p.t.Helper()
+	for _, r := range []*history.Recorder{p.from, p.to} {
+		head, err := r.Head(p.ctx)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if err := r.WaitFor(p.ctx, head); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	if err := history.CheckConverged(p.from, p.to, p.oracle); err != nil {
+		p.t.Error(err)
+	}
+	if err := history.CheckAll(p.from, p.to, p.oracle); err != nil {
+		p.t.Error(err)
+	}
+}
+
+// randomConfig chooses prefixes, filter and sizes, and tells the oracle of them.
+func (p *recordedPair) randomConfig(rng *rand.Rand) etcdmirror.Config {
+	cfg := etcdmirror.Config{
+		Name:        "test",
+		InFlight:    1 + rng.IntN(6),
+		BatchOps:    []int{1, 7, 100, 0}[rng.IntN(4)],
+		BatchBytes:  []int{4 << 10, 100 << 10, 0}[rng.IntN(3)],
+		BufferBytes: []int{64 << 10, 0}[rng.IntN(2)],
+		MergeBehind: []int{1, 5, 0, 1 << 30}[rng.IntN(4)],
+		// Often, so that progress without changes is part of the game.
+		ProgressInterval: 20 * time.Millisecond, CheckpointInterval: 30 * time.Millisecond,
+	}
+	source, target := etcdmirror.DefaultPrefix, etcdmirror.DefaultPrefix
+	switch rng.IntN(4) {
+	case 0:
+		target = "/copy/of/"
+		cfg.TargetPrefix = target
+	case 1:
+		target, cfg.StripPrefix = "", true
+	case 2:
+		source, target, cfg.AllKeys = "", "", true
+	}
+	keep := func([]byte) bool { return true }
+	if rng.IntN(2) == 0 {
+		cfg.KeepID = "some"
+		cfg.Keep = func(key []byte) bool {
+			h := fnv.New32a()
+			h.Write(key)
+			return h.Sum32()%5 > 0
+		}
+		keep = cfg.Keep
+	}
+	p.oracle.Keep = keep
+	p.oracle.MapKey = func(key string) (string, bool) {
+		if !strings.HasPrefix(key, source) {
+			return "", false
+		}
+		mapped := target + key[len(source):]
+		return mapped, mapped != "" && !strings.HasPrefix(mapped, etcdmirror.MetadataPrefix)
+	}
+	p.oracle.InTargetSpace = func(key string) bool {
+		return strings.HasPrefix(key, target) && !strings.HasPrefix(key, etcdmirror.MetadataPrefix)
+	}
+	return cfg
+}
+
+// TestConsistencyUnderRandomTraffic stops and starts the mirror, cuts it off the source, and compacts the source in every phase.
+func TestConsistencyUnderRandomTraffic(t *testing.T) {
+	schedules(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+		p := newRecordedPair(t, embedetcd.Options{MaxTxnOps: 1000}, embedetcd.Options{MaxTxnOps: []uint{0, 16, 1000}[rng.IntN(3)]})
+		cfg := p.randomConfig(rng)
+		proxied, gate := gated(t, p.sourceCluster)
+		direct := p.source
+		var r *running
+		start := func() {
+			p.source = proxied
+			r = p.start(cfg)
+			p.source = direct
+		}
+		gen := traffic.New(traffic.Config{Seed: seed, MaxTxnOps: 1000, MaxValue: 200 << 10})
+		if err := gen.Run(p.ctx, direct, rng.IntN(300)); err != nil { // the base copy has something to do
+			t.Fatal(err)
+		}
+		compactor := &traffic.Compactor{Client: direct, Seed: seed, Every: 1 + rng.IntN(40), Before: p.from.WaitFor}
+		faults := map[string]int{}
+		start()
+		for range 60 {
+			if err := gen.Run(p.ctx, direct, 1+rng.IntN(10)); err != nil {
+				t.Fatal(err)
+			}
+			if err := compactor.Step(p.ctx, 0, gen.Stats().Revision); err != nil {
+				t.Fatal(err)
+			}
+			switch rng.IntN(20) {
+			case 0:
+				faults["restart"]++
+				r.stop()
+				start()
+			case 1:
+				faults["outage with compaction"]++
+				r.stop()
+				if err := gen.Run(p.ctx, direct, 20); err != nil {
+					t.Fatal(err)
+				}
+				if err := p.from.WaitFor(p.ctx, gen.Stats().Revision); err != nil {
+					t.Fatal(err)
+				}
+				p.compact(direct)
+				start()
+			case 2:
+				faults["source cut off"]++
+				gate.close()
+				if err := gen.Run(p.ctx, direct, 10); err != nil {
+					t.Fatal(err)
+				}
+				gate.open()
+			case 3:
+				p.sync(r)
+			}
+		}
+		p.sync(r)
+		s := r.Status()
+		r.stop()
+		p.check()
+		t.Logf("%+v; compactions %d, faults %v; %d copies in the last run, %d splits", gen.Stats(), compactor.Compactions(), faults, s.Resyncs, s.Splits)
+	})
+}
+
+// TestP3KilledAtAnyInstant kills the mirror's process again and again, at random amounts of progress.
+func TestP3KilledAtAnyInstant(t *testing.T) {
+	schedules(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+		p := newRecordedPair(t, embedetcd.Options{}, embedetcd.Options{})
+		p.oracle.MapKey = func(key string) (string, bool) { return key, strings.HasPrefix(key, etcdmirror.DefaultPrefix) }
+		p.oracle.InTargetSpace = func(key string) bool { return strings.HasPrefix(key, etcdmirror.DefaultPrefix) }
+		gen := traffic.New(traffic.Config{Seed: seed, MaxValue: 100 << 10})
+		if err := gen.Run(p.ctx, p.source, 200); err != nil {
+			t.Fatal(err)
+		}
+		const kills = 8
+		for range kills {
+			child := p.child()
+			if err := p.killAfter(child, int64(rng.IntN(60)), func() error { return gen.Run(p.ctx, p.source, 3) }); err != nil {
+				t.Fatal(err)
+			}
+			if rng.IntN(4) == 0 { // what is missed is not in the log any more
+				if err := gen.Run(p.ctx, p.source, 10); err != nil {
+					t.Fatal(err)
+				}
+				if err := p.from.WaitFor(p.ctx, gen.Stats().Revision); err != nil {
+					t.Fatal(err)
+				}
+				p.compact(p.source)
+			}
+		}
+		r := p.start(etcdmirror.Config{})
+		p.sync(r)
+		r.stop()
+		p.check()
+		p.mustContinue(kills)
+	})
+}
+
+// killAfter kills a child once the target has gone a number of revisions further, while more traffic is written.
+func (p *recordedPair) killAfter(child *proc.Proc, revisions int64, write func() error) error {
+	until := p.revisionOf(p.target) + revisions
+	for p.revisionOf(p.target) < until {
+		if err := write(); err != nil {
+			return err
+		}
+		if strings.Contains(child.Output(), string(etcdmirror.StateStopped)) {
+			return fmt.Errorf("the child ended: %s", child.Output())
+		}
+	}
+	child.Kill9()
+	return nil
+}
+
+// mustContinue fails unless the target's history shows several instances of the mirror, of which at least some went on without a new copy.
+func (p *recordedPair) mustContinue(kills int) {
+	p.t.Helper()
+	writers, copies := map[string]bool{}, map[string]bool{}
+	for _, rev := range p.to.Revisions() {
+		for _, e := range rev.Events {
+			if e.Key != p.oracle.CheckpointKey {
+				continue
+			}
+			raw, ok := e.Value.Bytes()
+			if !ok {
+				p.t.Fatal("the recorder did not keep a checkpoint's value")
+			}
+			c, err := decode(raw)
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			writers[c.Writer] = true
+			if c.Phase == etcdmirror.PhaseBase || c.Phase == etcdmirror.PhaseResync {
+				copies[c.Writer] = true
+			}
+		}
+	}
+	p.t.Logf("%d kills, %d instances wrote, %d of them had to copy", kills, len(writers), len(copies))
+	if len(writers) < 2 {
+		p.t.Error("the kills came before any instance wrote: nothing was tested")
+	}
+}
+
+// TestP4HostileCompaction compacts the source's whole history all the time, from before the base copy until the end.
+func TestP4HostileCompaction(t *testing.T) {
+	schedules(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+		p := newRecordedPair(t, embedetcd.Options{}, embedetcd.Options{})
+		cfg := p.randomConfig(rng)
+		gen := traffic.New(traffic.Config{Seed: seed, MaxValue: 100 << 10, Keys: 1000})
+		if err := gen.Run(p.ctx, p.source, 800); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(p.ctx)
+		defer cancel()
+		compactor := &traffic.Compactor{Client: p.source, Seed: seed, Every: 1, Before: p.from.WaitFor}
+		r := p.start(cfg)
+		for gen.Stats().Ops < 1400 {
+			if err := gen.Run(ctx, p.source, 1); err != nil {
+				t.Fatal(err)
+			}
+			if err := compactor.Step(ctx, 0, gen.Stats().Revision); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.sync(r)
+		s := r.Status()
+		r.stop()
+		p.check()
+		t.Logf("%d compactions, %d copies, round %d of the last", compactor.Compactions(), s.Resyncs, s.Copy.Round)
+	})
+}
