@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"sort"
 	"time"
 
@@ -21,8 +22,12 @@ import (
 // revision, and the watch tells what changed between the two (bridge); where even that is lost, the next round begins
 // where this one did, with only what has changed since.
 
-// errAgain asks for another round.
-var errAgain = errors.New("another round")
+var (
+	// errAgain asks for another round, from this one's head on.
+	errAgain = errors.New("another round")
+	// errRedo asks for another round from where this one began.
+	errRedo = errors.New("the round again")
+)
 
 // maxBridgeBytes bounds the events held to make up for a compaction within a round. Beyond it another round costs less.
 const maxBridgeBytes = 16 << 20
@@ -57,11 +62,14 @@ func (m *Mirror) copy(ctx context.Context, md *Metadata, reason string) (*watch,
 		switch {
 		case ctx.Err() != nil || isFatal(err):
 			return nil, err
-		case errors.Is(err, errAgain):
-			// All that was read at head is at the target; only what came after is not known.
-			since, targetSince = r.head, r.targetHead
+		case errors.Is(err, errAgain), errors.Is(err, errRedo):
+			if errors.Is(err, errAgain) { // the target is right about all that did not change since the head
+				since, targetSince = r.head, r.targetHead
+			}
 			reason = "the source compacted what had to be read"
-			attempt.Reset()
+			if err := m.restoreMarks(ctx); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		m.track.waiting(string(state) + ": " + err.Error())
@@ -133,10 +141,7 @@ func (r *copyRound) run(ctx context.Context) (*watch, error) {
 		s.Copy.Listed += len(r.entries)
 		s.Copy.ToWrite, s.Copy.ToDelete = len(r.entries), len(zombies)
 	})
-	if err := r.write(ctx, zombies); err != nil {
-		return nil, err
-	}
-	exact, err := r.bridge(ctx)
+	exact, err := r.write(ctx, zombies)
 	if err != nil {
 		return nil, err
 	}
@@ -194,12 +199,12 @@ func (r *copyRound) list(ctx context.Context) error {
 		switch {
 		case side < 0:
 			if m.kept(source.Key) {
-				r.entries = append(r.entries, entry{key: string(source.Key), create: source.CreateRevision, mod: source.ModRevision, pos: pos})
+				r.entries = append(r.entries, entry{key: string(source.Key), create: source.CreateRevision, pos: pos, known: r.since})
 			} else {
 				filtered++
 			}
 		case side == 0:
-			e := entry{create: source.CreateRevision, mod: source.ModRevision, pos: pos, tpos: tpos}
+			e := entry{create: source.CreateRevision, pos: pos, tpos: tpos, known: r.since}
 			switch {
 			case !m.kept(source.Key):
 				filtered++
@@ -316,34 +321,42 @@ func (r *copyRound) foreignBefore(s surplusKey) bool {
 	return r.m.filterChanged(r.md.Identity) || s.create > r.md.heldRevision()
 }
 
-// write makes the target equal to what was listed.
-func (r *copyRound) write(ctx context.Context, zombies []string) error {
-	fetch := func(ctx context.Context, list kvstream.List, use func(int, []*mvccpb.KeyValue) error) error {
-		return r.m.sources.Fetch(ctx, list, r.pin, use)
-	}
-	return r.writeEntries(ctx, r.entries, r.since, fetch, func(ctx context.Context, b *bulk, p *placer) error {
-		if err := r.depart(ctx, p, &zombies); err != nil {
-			return err
-		}
-		return r.delete(b, zombies)
-	})
-}
-
-// writeEntries places entries and then calls last.
-func (r *copyRound) writeEntries(ctx context.Context, entries []entry, since int64, fetch fetchFunc, last func(context.Context, *bulk, *placer) error) error {
+// write makes the target equal to the source at the revision it returns: puts first, deletes last.
+func (r *copyRound) write(ctx context.Context, zombies []string) (exact int64, err error) {
 	m := r.m
 	b := newBulk(ctx, m.writer, m.cfg)
-	p := &placer{m: m, target: m.writer, bulk: b, fetch: fetch, keys: m.keys, since: since,
-		entries: entries, seed: maphash.MakeSeed(), placed: make(map[uint64]int32, len(entries))}
-	order, glued, ends := m.ranks.copyOrder(entries)
-	err := p.place(b.ctx, order, glued, ends)
+	p := &placer{m: m, target: m.writer, bulk: b, pin: r.pin, keys: m.keys, head: r.head,
+		entries: r.entries, seed: maphash.MakeSeed(), placed: make(map[uint64]int32, len(r.entries))}
+	exact, err = r.put(b.ctx, p, &zombies)
 	if err == nil {
-		err = last(b.ctx, b, p)
+		err = r.depart(b.ctx, p, &zombies)
+	}
+	if err == nil {
+		err = r.delete(b, zombies)
 	}
 	if closeErr := b.close(); closeErr != nil {
-		return closeErr // the first failure; err follows from it
+		return 0, closeErr // the first failure; err follows from it
 	}
-	return err
+	return exact, err
+}
+
+// put writes what was listed, and what the watch tells if compactions moved the pin meanwhile.
+func (r *copyRound) put(ctx context.Context, p *placer, zombies *[]string) (exact int64, err error) {
+	order, glued, ends := r.m.ranks.copyOrder(r.entries)
+	if err := p.place(ctx, order, glued, ends); err != nil {
+		return 0, err
+	}
+	if !r.pin.Moved() {
+		return r.head, p.finish(ctx)
+	}
+	until, last, err := r.bridge(ctx)
+	if errors.Is(err, errAgain) && len(p.waiting) > 0 {
+		err = errRedo // they are older than the head, and not written
+	}
+	if err != nil {
+		return 0, err
+	}
+	return until, r.settle(ctx, p, until, last, zombies)
 }
 
 // delete removes keys, those that others live in last.
@@ -391,25 +404,21 @@ func (r *copyRound) depart(ctx context.Context, p *placer, targetKeys *[]string)
 	})
 }
 
-// bridge makes the target equal to the source at the revision that reading was moved to by compactions, from what the watch tells of the revisions in between. Without such a move nothing is to be done.
-func (r *copyRound) bridge(ctx context.Context) (exact int64, err error) {
-	if !r.pin.Moved() {
-		return r.head, nil
-	}
+// bridge collects from the watch what changed between the head and the revision that compactions moved the pin to: each kept key's last event.
+func (r *copyRound) bridge(ctx context.Context) (until int64, last map[string]*mvccpb.Event, err error) {
 	m, until := r.m, r.pin.Revision()
 	if !m.progressTrusted {
-		return 0, errAgain // the watch cannot tell for sure how far it is
+		return 0, nil, errAgain // the watch cannot tell for sure how far it is
 	}
-	last := map[string]*mvccpb.Event{}
-	var order []string
+	last = map[string]*mvccpb.Event{}
 	for size, seen := 0, r.head; seen < until; {
 		m.askProgress()
 		next, _, err := r.watch.next(ctx, nil)
 		switch {
 		case isCompacted(err) || errors.Is(err, errStalled):
-			return 0, errAgain
+			return 0, nil, errAgain
 		case err != nil:
-			return 0, err
+			return 0, nil, err
 		}
 		if next.rev > until && len(next.events) > 0 {
 			r.watch.giveBack(next)
@@ -421,48 +430,79 @@ func (r *copyRound) bridge(ctx context.Context) (exact int64, err error) {
 			if before, ok := last[key]; ok {
 				size -= len(before.Kv.Value)
 			} else {
-				order = append(order, key)
 				size += len(key) + eventOverhead
 			}
 			last[key] = event
 			size += len(event.Kv.Value)
 		}
 		if size > maxBridgeBytes {
-			return 0, errAgain
+			return 0, nil, errAgain
 		}
 	}
-	return until, r.settle(ctx, order, last)
+	return until, last, nil
 }
 
-// settle writes the final states of keys that changed while the round read at several revisions.
-func (r *copyRound) settle(ctx context.Context, keys []string, last map[string]*mvccpb.Event) error {
+// settlePage is how many keys settle looks at together.
+const settlePage = 64
+
+// settle writes the final states of keys that changed while the round read, together with those that still wait for owners, which may be among the former.
+func (r *copyRound) settle(ctx context.Context, p *placer, until int64, last map[string]*mvccpb.Event, zombies *[]string) error {
 	m := r.m
-	sort.Strings(keys)
-	var entries []entry
-	var gone []string
-	for i, key := range keys {
-		kv := last[key].Kv
-		if last[key].Type == mvccpb.Event_DELETE {
-			gone = append(gone, m.keys.toTarget(key))
+	values := map[string]*mvccpb.KeyValue{}
+	entries := make([]entry, 0, len(last)+len(p.waiting))
+	for _, w := range p.waiting {
+		e := p.entries[w.index]
+		if last[e.key] != nil {
 			continue
 		}
-		// Each may be at the target; far apart, so that they are read one by one.
-		pos := int64(i+1) << 20
-		entries = append(entries, entry{key: key, create: kv.CreateRevision, mod: kv.ModRevision, pos: pos, tpos: pos})
+		if w.value == nil {
+			return errRedo // reading it now would give yet another revision
+		}
+		values[e.key] = w.value
+		entries = append(entries, e)
+	}
+	// A key may be missing from a listing and yet have been put again.
+	*zombies = slices.DeleteFunc(*zombies, func(key string) bool { return last[m.keys.toSource(key)] != nil })
+	for key, event := range last {
+		if event.Type == mvccpb.Event_DELETE {
+			*zombies = append(*zombies, m.keys.toTarget(key))
+			continue
+		}
+		values[key] = event.Kv
+		entries = append(entries, entry{key: key, create: event.Kv.CreateRevision, tpos: 1, known: r.head})
+	}
+	sort.Slice(entries, func(i, j int) bool { return entries[i].key < entries[j].key })
+	for i := range entries {
+		if entries[i].tpos > 0 { // far apart, so that they are read one by one
+			entries[i].tpos = int64(i+1) << 20
+		}
 	}
 	// Keys may be written again only after a checkpoint (see target).
+	if err := p.bulk.drain(); err != nil {
+		return err
+	}
 	if err := m.writer.apply(ctx, nil, m.writer.within(), AppliedInfo{Bulk: true}); err != nil {
 		return err
 	}
-	fetch := func(_ context.Context, list kvstream.List, use func(int, []*mvccpb.KeyValue) error) error {
-		for first := 0; first < list.Len(); first++ {
-			if err := use(first, []*mvccpb.KeyValue{last[list.Key(first)].Kv}); err != nil {
+	p.waiting, p.stashed, p.entries, p.head = nil, 0, entries, until
+	order, glued, ends := m.ranks.copyOrder(entries)
+	begin := 0
+	for _, end := range append(ends, len(order)) {
+		for begin < end {
+			n := min(end-begin, settlePage)
+			page := order[begin : begin+n]
+			kvs := make([]*mvccpb.KeyValue, n)
+			for j, i := range page {
+				kvs[j] = values[entries[i].key]
+			}
+			if err := p.page(ctx, page, kvs, glued, true); err != nil {
 				return err
 			}
+			begin += n
 		}
-		return nil
+		if err := p.bulk.drain(); err != nil {
+			return err
+		}
 	}
-	return r.writeEntries(ctx, entries, r.head, fetch, func(_ context.Context, b *bulk, _ *placer) error {
-		return r.delete(b, gone)
-	})
+	return p.finish(ctx)
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
 )
 
-
 // pair is a source and a target.
 type pair struct {
 	t                            testing.TB

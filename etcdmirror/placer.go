@@ -19,6 +19,7 @@ type entry struct {
 	mod    int64  // the source's mod_revision
 	pos    int64  // place in the source's listing
 	tpos   int64  // place in the target's listing, from 1; 0: not there
+	known  int64  // the source revision at which the target was known to be right about the key; 0: never
 }
 
 // entryList is a selection of entries as kvstream reads them.
@@ -41,30 +42,33 @@ func (l targetList) Key(i int) string { return l.keys.toTarget(l.entryList.Key(i
 func (l targetList) Pos(i int) int64  { return l.entries[l.order[i]].tpos }
 
 // placer writes the entries of one round to the target, owners before dependents (P10):
-// an object whose owners are not yet there waits, of which only its key and UIDs are kept. When all others are placed, those that wait follow, each after its owners,
+// an object whose owners are not yet there waits. When all others are placed, those that wait follow, each after its owners,
 // first those whose owners are all known, then, by create_revision, those with an owner that is not among them, and those that cannot be read (such as encrypted ones).
+// Of those that wait, key and UIDs are kept, and the values as far as maxStash goes; others are read again.
 type placer struct {
 	m       *Mirror
 	target  *target
 	bulk    *bulk
-	fetch   fetchFunc
+	pin     *kvstream.Pin
 	keys    mapping
-	since   int64 // see round
+	head    int64 // what is newer was read after a compaction moved the pin
 	entries []entry
 
 	seed    maphash.Seed
 	placed  map[uint64]int32 // hash of UID -> number of the transaction that has it, 0: at the target already
 	waiting []waitingEntry
+	stashed int // bytes of values in waiting
 	id      kubemeta.Identity
 }
 
-// fetchFunc reads the source's values of a list, page by page in order, as (*kvstream.Reader).Fetch does.
-type fetchFunc func(ctx context.Context, list kvstream.List, use func(first int, kvs []*mvccpb.KeyValue) error) error
+// maxStash bounds the values of entries that wait, in bytes.
+const maxStash = 16 << 20
 
 // waitingEntry is an entry whose turn has not come.
 type waitingEntry struct {
 	index  int32
-	late   bool // it follows create_revision, after the others
+	late   bool             // it follows create_revision, after the others
+	value  *mvccpb.KeyValue // nil: to be read again
 	uid    uint64
 	owners []uint64
 	state  visitState
@@ -89,45 +93,81 @@ type item struct {
 	changes  []change
 }
 
-// place writes the entries selected by order. ends are positions in order at which to wait for all before.
+// place writes the entries selected by order, but for those that wait. ends are positions in order at which to wait for all before.
 func (p *placer) place(ctx context.Context, order []int32, glued map[int32]bool, ends []int) error {
 	begin := 0
 	for _, end := range append(ends, len(order)) {
 		if end <= begin {
 			continue
 		}
-		if err := p.pass(ctx, order[begin:end], glued, true); err != nil {
-			return err
+		part := order[begin:end]
+		err := p.m.sources.Fetch(ctx, entryList{p.entries, part}, p.pin, func(first int, kvs []*mvccpb.KeyValue) error {
+			return p.page(ctx, part[first:first+len(kvs)], kvs, glued, true)
+		})
+		if err == nil {
+			err = p.bulk.drain()
 		}
-		if err := p.bulk.drain(); err != nil {
+		if err != nil {
 			return err
 		}
 		begin = end
 	}
-	return p.pass(ctx, p.waitingOrder(), nil, false)
+	return nil
 }
 
-// pass reads and writes a selection of entries; those whose owners are not placed are put off if mayWait.
-func (p *placer) pass(ctx context.Context, order []int32, glued map[int32]bool, mayWait bool) error {
-	list := entryList{p.entries, order}
-	return p.fetch(ctx, list, func(first int, kvs []*mvccpb.KeyValue) error {
-		page := order[first : first+len(kvs)]
-		there, err := p.atTarget(ctx, page)
-		if err != nil {
-			return fmt.Errorf("target: reading values: %w", err)
-		}
-		items := make([]item, 0, len(kvs))
-		for j, kv := range kvs {
-			if kv != nil { // nil: deleted since it was listed, which what follows the copy will tell
-				items = append(items, item{index: page[j], source: kv, target: there[page[j]]})
+// finish writes those that wait. Values that have to be read again must still be those of the round's head, else errRedo.
+func (p *placer) finish(ctx context.Context) error {
+	order, values := p.waitingOrder()
+	for begin := 0; begin < len(order); {
+		end := begin + 1
+		if values[begin] != nil {
+			for end < len(order) && values[end] != nil && end-begin < p.m.cfg.BatchOps {
+				end++
 			}
+			if err := p.page(ctx, order[begin:end], values[begin:end], nil, false); err != nil {
+				return err
+			}
+			begin = end
+			continue
 		}
-		if err := p.placeItems(ctx, items, glued, mayWait); err != nil {
+		for end < len(order) && values[end] == nil {
+			end++
+		}
+		part := order[begin:end]
+		err := p.m.sources.Fetch(ctx, entryList{p.entries, part}, p.pin, func(first int, kvs []*mvccpb.KeyValue) error {
+			for _, kv := range kvs {
+				if kv == nil || kv.ModRevision > p.head {
+					return errRedo
+				}
+			}
+			return p.page(ctx, part[first:first+len(kvs)], kvs, nil, false)
+		})
+		if err != nil {
 			return err
 		}
-		p.m.track.update(func(s *Status) { s.Copy.Looked = min(s.Copy.Looked+len(kvs), s.Copy.ToWrite) })
-		return nil
-	})
+		begin = end
+	}
+	return nil
+}
+
+// page writes a few entries, given the source's values; those whose owners are not placed are put off if mayWait.
+func (p *placer) page(ctx context.Context, page []int32, kvs []*mvccpb.KeyValue, glued map[int32]bool, mayWait bool) error {
+	there, err := p.atTarget(ctx, page)
+	if err != nil {
+		return fmt.Errorf("target: reading values: %w", err)
+	}
+	items := make([]item, 0, len(kvs))
+	for j, kv := range kvs {
+		// What was deleted or made since the head was read, the watch will tell (see bridge).
+		if kv != nil && !(mayWait && kv.CreateRevision > p.head) {
+			items = append(items, item{index: page[j], source: kv, target: there[page[j]]})
+		}
+	}
+	if err := p.placeItems(ctx, items, glued, mayWait); err != nil {
+		return err
+	}
+	p.m.track.update(func(s *Status) { s.Copy.Looked = min(s.Copy.Looked+len(kvs), s.Copy.ToWrite) })
+	return nil
 }
 
 // atTarget reads the target's values of those entries that exist there.
@@ -201,16 +241,18 @@ func (p *placer) owners(it item) (wait bool, after int32) {
 	}
 	for _, owner := range p.id.Owners {
 		number, ok := p.placed[p.hash(owner)]
-		if !ok {
-			return true, 0
-		}
+		wait = wait || !ok
 		after = max(after, number)
 	}
-	return false, after
+	return wait, after
 }
 
 func (p *placer) wait(it item) {
 	w := waitingEntry{index: it.index, uid: it.uid, late: !it.readable}
+	if size := len(it.source.Key) + len(it.source.Value); p.stashed+size <= maxStash {
+		p.stashed += size
+		w.value = it.source
+	}
 	if it.readable {
 		for _, owner := range p.id.Owners {
 			if h := p.hash(owner); h != w.uid {
@@ -232,16 +274,13 @@ func (p *placer) hash(uid []byte) uint64 { return maphash.Bytes(p.seed, uid) }
 
 // another reports whether the target's value belongs to another object than the source's: then it is deleted first, never overwritten.
 func (p *placer) another(it item) bool {
-	if p.since > 0 && p.entries[it.index].create > p.since {
-		return true // created after the target was last known to be right
-	}
 	var theirs kubemeta.Identity
-	if !it.readable || !kubemeta.Read(it.target.Value, &theirs) {
-		// Without UIDs: what was there before the first copy is not known to be the same object.
-		return p.since == 0
+	if it.readable && kubemeta.Read(it.target.Value, &theirs) {
+		return p.hash(theirs.UID) != it.uid
 	}
-	kubemeta.Read(it.source.Value, &p.id)
-	return string(theirs.UID) != string(p.id.UID)
+	// Without UIDs: it was made after the target was last known to be right, or that was never known.
+	e := p.entries[it.index]
+	return e.known == 0 || e.create > e.known
 }
 
 // clear deletes what is to be replaced, in a target revision of its own before the puts.
@@ -269,8 +308,8 @@ func (p *placer) write(it item, glued bool) error {
 	return nil
 }
 
-// waitingOrder is the order of those that were put off: each after its owners.
-func (p *placer) waitingOrder() []int32 {
+// waitingOrder is the order of those that were put off, each after its owners, and their values as far as they were kept. None waits afterwards.
+func (p *placer) waitingOrder() (order []int32, values []*mvccpb.KeyValue) {
 	byUID := make(map[uint64]int, len(p.waiting))
 	for i := range p.waiting {
 		if p.waiting[i].uid != 0 {
@@ -289,11 +328,16 @@ func (p *placer) waitingOrder() []int32 {
 		}
 		return x.late && p.entries[x.index].create < p.entries[y.index].create
 	})
-	order := make([]int32, 0, len(p.waiting))
+	var visits []int
 	for _, start := range starts {
-		order = p.visit(order, byUID, start)
+		visits = p.visit(visits, byUID, start)
 	}
-	return order
+	for _, i := range visits {
+		order = append(order, p.waiting[i].index)
+		values = append(values, p.waiting[i].value)
+	}
+	p.waiting, p.stashed = nil, 0
+	return order, values
 }
 
 // markLate marks those with an owner that is neither placed nor among them, and all that depend on these.
@@ -328,7 +372,7 @@ func (p *placer) markLate(byUID map[uint64]int) {
 }
 
 // visit appends a waiting entry after those of its owners that wait too. It keeps its own stack: chains of owners can be as long as there are objects.
-func (p *placer) visit(order []int32, byUID map[uint64]int, start int) []int32 {
+func (p *placer) visit(order []int, byUID map[uint64]int, start int) []int {
 	stack := []int{start}
 	for len(stack) > 0 {
 		i := stack[len(stack)-1]
@@ -349,7 +393,7 @@ func (p *placer) visit(order []int32, byUID map[uint64]int, start int) []int32 {
 		}
 		if !pending {
 			w.state = visited
-			order = append(order, w.index)
+			order = append(order, i)
 			stack = stack[:len(stack)-1]
 		}
 	}

@@ -3,14 +3,19 @@ package etcdmirror_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
 	"github.com/understudy-dr/understudy/internal/kubemeta"
@@ -305,31 +310,68 @@ func (p *recordedPair) mustContinue(kills int) {
 	}
 }
 
-// TestP4HostileCompaction compacts the source's whole history all the time, from before the base copy until the end.
-func TestP4HostileCompaction(t *testing.T) {
+// TestP4CompactionsWithinTheCopy lets the source change and compacts its whole history before every read of a base copy or resync, so that no revision outlives a page.
+func TestP4CompactionsWithinTheCopy(t *testing.T) {
 	schedules(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
 		p := newRecordedPair(t, embedetcd.Options{}, embedetcd.Options{})
 		cfg := p.randomConfig(rng)
-		gen := traffic.New(traffic.Config{Seed: seed, MaxValue: 100 << 10, Keys: 1000})
-		if err := gen.Run(p.ctx, p.source, 800); err != nil {
+		gen := traffic.New(traffic.Config{Seed: seed, MaxValue: 20 << 10, Keys: 1500, NoLeases: true})
+		if err := gen.Run(p.ctx, p.source, 400); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(p.ctx)
-		defer cancel()
-		compactor := &traffic.Compactor{Client: p.source, Seed: seed, Every: 1, Before: p.from.WaitFor}
-		r := p.start(cfg)
-		for gen.Stats().Ops < 1400 {
-			if err := gen.Run(ctx, p.source, 1); err != nil {
-				t.Fatal(err)
+		direct := p.source
+		var mu sync.Mutex
+		compactions, most := 0, 150+rng.IntN(100) // then the source calms down and the copy can end
+		spareWatch := rng.IntN(3) > 0             // so that the watch can tell what the reads missed
+		disturb := func() {
+			mu.Lock()
+			defer mu.Unlock()
+			if compactions >= most {
+				return
 			}
-			if err := compactor.Step(ctx, 0, gen.Stats().Revision); err != nil {
-				t.Fatal(err)
+			compactions++
+			err := gen.Run(p.ctx, direct, 1+rng.IntN(4))
+			if err == nil {
+				err = p.from.WaitFor(p.ctx, gen.Stats().Revision)
+			}
+			if err == nil {
+				_, err = direct.Compact(p.ctx, gen.Stats().Revision)
+			}
+			if err != nil && !errors.Is(err, rpctypes.ErrCompacted) && p.ctx.Err() == nil {
+				t.Error(err)
 			}
 		}
+		disturbed := p.sourceCluster.ClientConfig()
+		disturbed.DialOptions = append(disturbed.DialOptions,
+			grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+				disturb()
+				return invoker(ctx, method, req, reply, cc, opts...)
+			}),
+			grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				if !spareWatch || !strings.HasSuffix(method, "/Watch") {
+					disturb()
+				}
+				return streamer(ctx, desc, cc, method, opts...)
+			}))
+		p.source = connect(t, disturbed)
+		rec := &recorder{}
+		cfg.Hooks = rec.hooks()
+		r := p.start(cfg)
+		p.source = direct
+		p.eventually(r, "calm", func(s etcdmirror.Status) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return compactions >= most || s.State == etcdmirror.StateTail
+		})
+		mu.Lock()
+		most = compactions
+		mu.Unlock()
 		p.sync(r)
-		s := r.Status()
 		r.stop()
 		p.check()
-		t.Logf("%d compactions, %d copies, round %d of the last", compactor.Compactions(), s.Resyncs, s.Copy.Round)
+		t.Logf("%d compactions within %d rounds; watch spared: %v", compactions, len(rec.resyncs), spareWatch)
+		if compactions < 10 {
+			t.Error("too few compactions: nothing was tested")
+		}
 	})
 }

@@ -3,6 +3,7 @@ package kvstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"time"
@@ -30,8 +31,11 @@ type Keys struct {
 	stream *keyStream
 }
 
-// Keys starts a cursor over [begin, end) at the pin's revision; end "\x00" means no upper end. Close it after use.
+// Keys starts a cursor over [begin, end) at the pin's revision; begin "" means from the first key on, end "\x00" means no upper end. Close it after use.
 func (r *Reader) Keys(begin, end string, pin *Pin) *Keys {
+	if begin == "" {
+		begin = "\x00" // etcd refuses the empty key
+	}
 	return &Keys{reader: r, pin: pin, end: end, next: begin}
 }
 
@@ -43,7 +47,8 @@ func (k *Keys) Close() {
 	}
 }
 
-// Next returns the next key, or nil at the end.
+// Next returns the next key, or nil at the end. Pass the same ctx each time: the stream lives in the one that it was opened with.
+// After an error, Next goes on after the last key delivered.
 func (k *Keys) Next(ctx context.Context) (*mvccpb.KeyValue, error) {
 	for len(k.page) == 0 {
 		if k.done {
@@ -66,6 +71,9 @@ func (k *Keys) fill(ctx context.Context) (err error) {
 	rev := k.pin.Revision()
 	if k.stream == nil {
 		if k.stream, err = k.reader.openKeys(ctx, k.next, k.end, rev); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			return err
 		}
 	}
@@ -122,15 +130,13 @@ type keyStream struct {
 func (r *Reader) openKeys(ctx context.Context, begin, end string, rev int64) (*keyStream, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &keyStream{rev: rev, cancel: cancel, timeout: r.Timeout}
-	if begin == "" {
-		begin = "\x00"
-	}
 	watchdog := time.AfterFunc(r.Timeout, func() { cancel(etcdrpc.ErrTimeout) })
 	defer watchdog.Stop()
 	stream, err := pb.NewKVClient(r.Client.ActiveConnection()).RangeStream(ctx,
 		&pb.RangeRequest{Key: []byte(begin), RangeEnd: []byte(end), Revision: rev, KeysOnly: true},
 		grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.WaitForReady(true))
 	if err != nil {
+		err = s.explain(ctx, err)
 		cancel(nil)
 		return nil, err
 	}
@@ -143,12 +149,17 @@ func (s *keyStream) recv() ([]*mvccpb.KeyValue, error) {
 	defer watchdog.Stop()
 	resp, err := s.stream.Recv()
 	if err != nil {
-		if cause := context.Cause(s.stream.Context()); errors.Is(cause, etcdrpc.ErrTimeout) {
-			return nil, cause
-		}
-		return nil, err
+		return nil, s.explain(s.stream.Context(), err)
 	}
-	return resp.RangeResponse.Kvs, nil
+	return resp.GetRangeResponse().GetKvs(), nil
+}
+
+// explain tells a call that ended for want of an answer from one that its caller ended: gRPC reports both as canceled.
+func (s *keyStream) explain(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), etcdrpc.ErrTimeout) {
+		return fmt.Errorf("%w of %v: %w", etcdrpc.ErrTimeout, s.timeout, err)
+	}
+	return err
 }
 
 func (s *keyStream) close() { s.cancel(nil) }

@@ -59,6 +59,9 @@ func (p *Pin) Moved() bool {
 
 // move takes the pin from the compacted revision old to the current one; concurrent readers move it once.
 func (p *Pin) move(ctx context.Context, r *Reader, old int64) error {
+	if old == 0 {
+		return nil // what was compacted was current when the stream began; the next one begins later
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.rev != old {

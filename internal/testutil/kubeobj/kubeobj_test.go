@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +95,26 @@ func TestJSONIsWhatKubernetesDecodes(t *testing.T) {
 	}
 	if diff := cmp.Diff(o.meta().OwnerReferences, meta.OwnerReferences); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestIdentify(t *testing.T) {
+	o := sample()
+	for name, value := range map[string][]byte{"protobuf": o.Protobuf(), "JSON": o.JSON()} {
+		uid, owners := Identify(value)
+		if uid != o.UID || !slices.Equal(owners, []string{"u1", "u2"}) {
+			t.Errorf("%s: UID %q, owners %q", name, uid, owners)
+		}
+		for cut := range min(200, len(value)) { // a torn value must not panic
+			if uid, _ := Identify(value[:cut]); uid != "" && uid != o.UID {
+				t.Errorf("%s cut to %d bytes: UID %q", name, cut, uid)
+			}
+		}
+	}
+	for _, value := range []string{"", "{}", "null", `{"metadata":null}`, "k8s\x00", "k8s\x00\xff", string(o.Encrypted("aescbc", "key1"))} {
+		if uid, owners := Identify([]byte(value)); uid != "" || owners != nil {
+			t.Errorf("%.20q: UID %q, owners %q", value, uid, owners)
+		}
 	}
 }
 

@@ -165,7 +165,7 @@ func (g *Generator) grant(ctx context.Context, client *clientv3.Client) error {
 	g.stats.Grants++
 	budget := requestBudget
 	var ops []clientv3.Op
-	for _, key := range g.keys(3 + g.rng.IntN(20)) {
+	for _, key := range g.keys(min(3+g.rng.IntN(20), g.cfg.MaxTxnOps)) {
 		ops = append(ops, g.put(key, id, &budget))
 	}
 	if g.rng.IntN(2) == 0 {
