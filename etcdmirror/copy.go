@@ -102,7 +102,7 @@ type copyRound struct {
 	entries  []entry
 	surplus  []surplusKey
 	departed []entry         // keys that a changed filter no longer keeps, on both sides
-	present  map[string]bool // guarded keys (at the target) that the source still has
+	gone     map[string]bool // guarded keys (at the target) that the source no longer has
 }
 
 // surplusKey is a kept key of the target that the source lacks.
@@ -126,7 +126,6 @@ func (r *copyRound) run(ctx context.Context) (*watch, error) {
 	if r.targetHead, err = m.targetHead(ctx); err != nil {
 		return nil, err
 	}
-	r.present = map[string]bool{}
 	r.watch = m.openWatch(ctx, r.head+1)
 	r.pin = kvstream.NewPin(m.sourceBegin, r.head)
 	m.track.update(func(s *Status) { s.Copy = CopyStatus{Round: r.number, Began: time.Now()} })
@@ -164,6 +163,10 @@ func (r *copyRound) list(ctx context.Context) error {
 	targets := m.targets.Keys(tbegin, tend, kvstream.NewPin(tbegin, r.targetHead))
 	defer targets.Close()
 
+	r.gone = make(map[string]bool, len(m.guarded))
+	for key := range m.guarded {
+		r.gone[key] = true
+	}
 	departs := r.md != nil && m.filterChanged(r.md.Identity) && m.cfg.LeftFilter == LeftFilterDelete
 	var pos, tpos, filtered int64
 	var source, target *mvccpb.KeyValue
@@ -191,10 +194,8 @@ func (r *copyRound) list(ctx context.Context) error {
 	}
 	for source != nil || target != nil {
 		side := compareKeys(m.keys, source, target)
-		if side <= 0 && len(m.guarded) > 0 {
-			if key := m.keys.toTarget(string(source.Key)); m.guarded[key] != "" {
-				r.present[key] = true
-			}
+		if side <= 0 && len(r.gone) > 0 {
+			delete(r.gone, m.keys.toTarget(string(source.Key)))
 		}
 		switch {
 		case side < 0:
@@ -299,10 +300,8 @@ func (r *copyRound) staleMarkers() (changes []change) {
 			changes = append(changes, r.m.unmark(key)...)
 		}
 	}
-	for key := range r.m.guarded {
-		if !r.present[key] {
-			changes = append(changes, r.m.unmark(key)...)
-		}
+	for key := range r.gone {
+		changes = append(changes, r.m.unmark(key)...)
 	}
 	return changes
 }

@@ -57,7 +57,9 @@ type placer struct {
 	seed    maphash.Seed
 	placed  map[uint64]int32 // hash of UID -> number of the transaction that has it, 0: at the target already
 	waiting []waitingEntry
-	stashed int // bytes of values in waiting
+	stashed int   // bytes of values in waiting
+	serial  bool  // each transaction waits for the one before, for an order that no owners tell
+	last    int32 // the number of the last transaction written to
 	id      kubemeta.Identity
 }
 
@@ -117,11 +119,17 @@ func (p *placer) place(ctx context.Context, order []int32, glued map[int32]bool,
 
 // finish writes those that wait. Values that have to be read again must still be those of the round's head, else errRedo.
 func (p *placer) finish(ctx context.Context) error {
-	order, values := p.waitingOrder()
+	order, values, late := p.waitingOrder()
+	defer func() { p.serial = false }()
 	for begin := 0; begin < len(order); {
+		p.serial = begin >= late
+		stop := len(order)
+		if !p.serial {
+			stop = late
+		}
 		end := begin + 1
 		if values[begin] != nil {
-			for end < len(order) && values[end] != nil && end-begin < p.m.cfg.BatchOps {
+			for end < stop && values[end] != nil && end-begin < p.m.cfg.BatchOps {
 				end++
 			}
 			if err := p.page(ctx, order[begin:end], values[begin:end], nil, false); err != nil {
@@ -130,7 +138,7 @@ func (p *placer) finish(ctx context.Context) error {
 			begin = end
 			continue
 		}
-		for end < len(order) && values[end] == nil {
+		for end < stop && values[end] == nil {
 			end++
 		}
 		part := order[begin:end]
@@ -300,16 +308,20 @@ func (p *placer) write(it item, glued bool) error {
 		kubemeta.Read(it.source.Value, &p.id)
 		_, after = p.owners(it)
 	}
+	if p.serial {
+		after = max(after, p.last)
+	}
 	number, err := p.bulk.add(after, glued, it.changes...)
 	if err != nil {
 		return err
 	}
+	p.last = number
 	p.remember(it, number)
 	return nil
 }
 
-// waitingOrder is the order of those that were put off, each after its owners, and their values as far as they were kept. None waits afterwards.
-func (p *placer) waitingOrder() (order []int32, values []*mvccpb.KeyValue) {
+// waitingOrder is the order of those that were put off, each after its owners, and their values as far as they were kept; from late on they follow create_revision. None waits afterwards.
+func (p *placer) waitingOrder() (order []int32, values []*mvccpb.KeyValue, late int) {
 	byUID := make(map[uint64]int, len(p.waiting))
 	for i := range p.waiting {
 		if p.waiting[i].uid != 0 {
@@ -333,11 +345,14 @@ func (p *placer) waitingOrder() (order []int32, values []*mvccpb.KeyValue) {
 		visits = p.visit(visits, byUID, start)
 	}
 	for _, i := range visits {
+		if !p.waiting[i].late {
+			late++ // lateness goes from owners to dependents, so these come first
+		}
 		order = append(order, p.waiting[i].index)
 		values = append(values, p.waiting[i].value)
 	}
 	p.waiting, p.stashed = nil, 0
-	return order, values
+	return order, values, late
 }
 
 // markLate marks those with an owner that is neither placed nor among them, and all that depend on these.

@@ -30,7 +30,7 @@ import (
 //
 // UNDERSTUDY_SEED repeats one schedule, UNDERSTUDY_SCHEDULES runs that many.
 
-const defaultSchedules = 6
+const defaultSchedules = 4
 
 // schedules runs f for as many seeds as asked for.
 func schedules(t *testing.T, f func(t *testing.T, seed uint64, rng *rand.Rand)) {
@@ -88,7 +88,10 @@ func newRecordedPair(t *testing.T, source, target embedetcd.Options) *recordedPa
 		t.Cleanup(rec.Close)
 		*r = rec
 	}
+	inPrefix := func(key string) bool { return strings.HasPrefix(key, etcdmirror.DefaultPrefix) }
 	p.oracle = history.Options{
+		MapKey:        func(key string) (string, bool) { return key, inPrefix(key) },
+		InTargetSpace: inPrefix,
 		CheckpointKey: etcdmirror.MetadataPrefix + "test/checkpoint",
 		Decode: func(value []byte) (int64, bool, bool) {
 			c, err := decode(value)
@@ -236,8 +239,6 @@ func TestConsistencyUnderRandomTraffic(t *testing.T) {
 func TestP3KilledAtAnyInstant(t *testing.T) {
 	schedules(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
 		p := newRecordedPair(t, embedetcd.Options{}, embedetcd.Options{})
-		p.oracle.MapKey = func(key string) (string, bool) { return key, strings.HasPrefix(key, etcdmirror.DefaultPrefix) }
-		p.oracle.InTargetSpace = func(key string) bool { return strings.HasPrefix(key, etcdmirror.DefaultPrefix) }
 		gen := traffic.New(traffic.Config{Seed: seed, MaxValue: 100 << 10})
 		if err := gen.Run(p.ctx, p.source, 200); err != nil {
 			t.Fatal(err)

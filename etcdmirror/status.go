@@ -70,7 +70,7 @@ type CopyStatus struct {
 	Round    int // 1 for the first
 	Listed   int // kept keys seen at the source in this round
 	ToWrite  int // of these, keys that may have to be written
-	Looked   int // keys of ToWrite dealt with: written, found equal, or gone
+	Looked   int // keys of ToWrite looked at: found equal, gone, waiting for an owner, or on their way to the target
 	ToDelete int // keys of the target that the source no longer has
 	Deleted  int
 	Began    time.Time // this round

@@ -40,9 +40,10 @@ const (
 	Invalid
 )
 
-// Classify returns the class of a non-nil error of an etcd call.
+// Classify returns the class of a non-nil error of an etcd call, also of a wrapped one.
 func Classify(err error) Class {
-	switch rpctypes.Error(err) {
+	known := etcdError(err)
+	switch known {
 	case rpctypes.ErrCompacted:
 		return Compacted
 	case rpctypes.ErrFutureRev:
@@ -55,27 +56,44 @@ func Classify(err error) Class {
 		return TooManyOps
 	case rpctypes.ErrPermissionDenied, rpctypes.ErrAuthFailed, rpctypes.ErrUserEmpty, rpctypes.ErrInvalidAuthToken:
 		return Denied
-	case rpctypes.ErrAuthOldRevision:
+	case rpctypes.ErrAuthOldRevision, rpctypes.ErrNotLeader, rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner):
+		return Retry
+	case rpctypes.ErrNotCapable: // the member has just started and does not know the cluster's version yet
 		return Retry
 	}
-	switch code(err) {
+	switch code(known) {
 	case codes.Unimplemented:
 		return Unsupported
 	case codes.PermissionDenied, codes.Unauthenticated:
 		return Denied
 	case codes.ResourceExhausted:
 		// gRPC's own refusals to send or receive carry no etcd error; etcd's "too many requests" does.
-		if strings.Contains(err.Error(), "message larger than max") {
+		if strings.Contains(err.Error(), "larger than max") {
 			return TooLarge
 		}
 		return Retry
 	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange, codes.AlreadyExists, codes.NotFound:
-		if e := rpctypes.Error(err); errors.Is(e, rpctypes.ErrNotLeader) || strings.Contains(err.Error(), "not supported for learner") {
-			return Retry
-		}
 		return Invalid
 	}
 	return Retry
+}
+
+// etcdError returns the error of etcd or of gRPC in err. rpctypes.Error finds neither one that was wrapped, nor the one
+// of which the client keeps only the text when the server cancels a watch.
+func etcdError(err error) error {
+	var etcd rpctypes.EtcdError
+	if errors.As(err, &etcd) {
+		return etcd
+	}
+	var withStatus interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &withStatus) {
+		return rpctypes.Error(withStatus.GRPCStatus().Err())
+	}
+	text := err.Error()
+	if _, desc, ok := strings.Cut(text, " desc = "); ok {
+		text = desc
+	}
+	return rpctypes.Error(errors.New(text))
 }
 
 func code(err error) codes.Code {
@@ -83,13 +101,7 @@ func code(err error) codes.Code {
 	if errors.As(err, &etcd) {
 		return etcd.Code()
 	}
-	if s, ok := status.FromError(err); ok {
-		return s.Code()
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return codes.DeadlineExceeded
-	}
-	return codes.Unknown
+	return status.Code(err)
 }
 
 // ErrTimeout is wrapped by errors of calls that outlived their own deadline while the caller's context was still alive.

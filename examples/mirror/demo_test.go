@@ -1,0 +1,131 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/understudy-dr/understudy/internal/testutil"
+)
+
+func TestDemo(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	r := invoke(t, "demo").want(t, 0, "All 10 steps passed their checks", "missed 0   surplus 0   different 0", "the old mirror ended: fenced: target was promoted in epoch 2", "the standby is untouched")
+	if r.err != "" || strings.Contains(r.out, "\x1b") {
+		t.Errorf("colours without a terminal, or errors:\n%s%s", r.out, r.err)
+	}
+	for line := range strings.Lines(r.out) {
+		if len(line) > stageWidth+1 {
+			t.Errorf("a line of %d bytes: %q", len(line), line)
+		}
+	}
+	counts := regexp.MustCompile(`kept (\d+)   equal (\d+)`).FindStringSubmatch(r.out)
+	if counts == nil || counts[1] != counts[2] || len(counts[1]) < 2 {
+		t.Errorf("kept and equal are %v", counts)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// A demo whose reader has gone away, as in "mirror demo | head", cleans up all the same.
+func TestDemoWithoutAReader(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cmd := exec.CommandContext(testutil.Context(t), self, "demo")
+	cmd.Env = append(os.Environ(), asMain+"=1", "TMPDIR="+dir)
+	cmd.Stdout = writer
+	if err := errors.Join(cmd.Start(), writer.Close(), reader.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// The checks of the demo find what they are there to find.
+func TestDemoChecks(t *testing.T) {
+	contentsOf := func(pairs ...string) contents {
+		c := contents{entries: map[string]entry{}}
+		for i := 0; i < len(pairs); i += 2 {
+			c.entries[pairs[i]] = entry{value: []byte(pairs[i+1]), mod: 1}
+		}
+		return c
+	}
+	keep := func(key []byte) bool { return key[0] == 'k' }
+	primary := contentsOf("k1", "a", "k2", "b", "x1", "c")
+	for name, tc := range map[string]struct {
+		standby contents
+		want    string
+	}{
+		"equal":                  {contentsOf("k1", "a", "k2", "b"), ""},
+		"missed":                 {contentsOf("k1", "a"), `1 keys missed at the standby, the first is "k2"`},
+		"different":              {contentsOf("k1", "a", "k2", "c"), `1 keys different at the standby, the first is "k2"`},
+		"surplus":                {contentsOf("k1", "a", "k2", "b", "k3", "c"), `1 keys surplus at the standby, the first is "k3"`},
+		"filtered, though there": {contentsOf("k1", "a", "k2", "b", "x1", "c"), `1 keys surplus at the standby, the first is "x1"`},
+	} {
+		r := compareContents(primary, tc.standby, keep)
+		if r.kept != 2 || r.filtered != 1 {
+			t.Errorf("%s: kept %d, filtered %d", name, r.kept, r.filtered)
+		}
+		if err := r.err(); (err == nil) != (tc.want == "") || err != nil && err.Error() != tc.want {
+			t.Errorf("%s: got %v, want %q", name, err, tc.want)
+		}
+	}
+
+	p := newPair(t)
+	d := &demo{stage: newStage(&buffer{}), target: p.targetC}
+	put(t, p.targetC, "/registry/a/b", "v")
+	held, err := read(testutil.Context(t), p.targetC, "/registry/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.held = held
+	if err := d.arrivedTogether(testutil.Context(t), []string{"/registry/a/b", "/registry/a/c"}); err == nil || !strings.Contains(err.Error(), "torn") {
+		t.Errorf("a torn transaction: %v", err)
+	}
+	d.promotion = promotionAt(held.revision)
+	if err := d.untouched(testutil.Context(t)); err != nil {
+		t.Error(err)
+	}
+	put(t, p.targetC, "/registry/a/b", "late")
+	if err := d.untouched(testutil.Context(t)); err == nil {
+		t.Error("a late write was not noticed")
+	}
+}
+
+func TestStage(t *testing.T) {
+	var out buffer
+	s := newStage(&out)
+	if err := s.do("A step", func() error { s.say("%s", strings.TrimSpace(strings.Repeat("word ", 30))); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("broken")
+	if err := s.do("Another", func() error { return broken }); !errors.Is(err, broken) || !strings.Contains(err.Error(), "step 2 (Another)") {
+		t.Errorf("got %v", err)
+	}
+	text := regexp.MustCompile(` +[0-9.]+ ms`).ReplaceAllString(out.String(), " TIME")
+	want := "  1  A step TIME\n      " + strings.TrimSpace(strings.Repeat("word ", 19)) + "\n        " + strings.TrimSpace(strings.Repeat("word ", 11)) + "\n\n  2  Another TIME\n      failed\n"
+	if text != want {
+		t.Errorf("got\n%s\nwant\n%s", text, want)
+	}
+	s.colour = true
+	if got := s.paint(bold, "x"); got != "\x1b[1mx\x1b[0m" {
+		t.Errorf("got %q", got)
+	}
+}
