@@ -222,8 +222,36 @@ func TestPagesGoOnAfterCompactions(t *testing.T) {
 	}
 }
 
-// A revision that is compacted before the first key is read moves the pin, too, and once for all readers of one pin.
-func TestReadersOfOnePinMoveItOnce(t *testing.T) {
+// Readers that the same compaction overtakes go on at one revision, also when the second notices it later.
+func TestStreamsOfOnePinMoveItOnce(t *testing.T) {
+	ctx, s := testutil.Context(t), newServer(t, embedetcd.Options{MaxRequestBytes: 256 << 10})
+	o := newOracle(t, s)
+	rev := longKeys(o, 1500)
+	r, pin := &kvstream.Reader{Client: s.narrow(t), Timeout: ample}, kvstream.NewPin("0", rev)
+	a, b := r.Keys("0", "1", pin), r.Keys("0", "1", pin)
+	defer a.Close()
+	defer b.Close()
+	for _, k := range []*kvstream.Keys{a, b} {
+		if kv, err := k.Next(ctx); kv == nil || err != nil {
+			t.Fatalf("%v, %v", kv, err)
+		}
+	}
+	moved := o.commit(map[string]string{"other": "1"}, nil)
+	o.compact()
+	if n := len(readAll(ctx, t, a)); n != 1499 || pin.Revision() != moved {
+		t.Fatalf("%d more keys; the pin is at %d, want %d", n, pin.Revision(), moved)
+	}
+	o.commit(map[string]string{"other": "2"}, nil)
+	if n := len(readAll(ctx, t, b)); n != 1499 || pin.Revision() != moved {
+		t.Fatalf("%d more keys; the pin is at %d, want %d", n, pin.Revision(), moved)
+	}
+	if got := s.streams.Load(); got != 4 {
+		t.Errorf("%d streams, want 4: the test has not told", got)
+	}
+}
+
+// A revision that was compacted before the first read moves the pin, too; later readers find it moved.
+func TestCompactedPinMovesAtTheFirstRead(t *testing.T) {
 	both(t, embedetcd.Options{}, func(t *testing.T, s *server) {
 		ctx, o := testutil.Context(t), newOracle(t, s)
 		rev := o.commit(map[string]string{"a": "1", "b": "1"}, nil)

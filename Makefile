@@ -1,0 +1,48 @@
+# The root module's tests need nothing installed. The other suites say what they need.
+STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: test race vet lint integration soak fuzz bench verify tidy
+
+test:
+	go test ./...
+
+race:
+	go test -race ./...
+
+vet:
+	go vet ./...
+	cd internal/bench && go vet ./...
+
+lint: vet
+	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	$(STATICCHECK) ./...
+	cd internal/bench && $(STATICCHECK) ./...
+
+# Needs an installed etcd server of another version: Debian's etcd-server, or any path.
+integration: export UNDERSTUDY_ETCD ?= /usr/bin/etcd
+integration:
+	go test -count=1 ./internal/integration/
+
+# Random schedules of traffic and faults, as many as asked for: make soak SCHEDULES=200
+SCHEDULES ?= 50
+soak:
+	UNDERSTUDY_SCHEDULES=$(SCHEDULES) go test -count=1 -timeout 170m -run 'TestConsistency|TestP3|TestP4' -v ./etcdmirror/
+
+FUZZTIME ?= 60s
+fuzz:
+	go test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZTIME) ./keyfilter/
+	go test -run '^$$' -fuzz '^FuzzLoad$$' -fuzztime $(FUZZTIME) ./keyfilter/
+	go test -run '^$$' -fuzz '^FuzzGlob$$' -fuzztime $(FUZZTIME) ./keyfilter/
+	go test -run '^$$' -fuzz '^FuzzRead$$' -fuzztime $(FUZZTIME) ./internal/kubemeta/
+	go test -run '^$$' -fuzz '^FuzzParseEndpoints$$' -fuzztime $(FUZZTIME) ./examples/internal/connect/
+
+# The base copy beside etcdctl make-mirror, in one run. KEYS may be a list.
+KEYS ?= 20000
+bench:
+	cd internal/bench && go run . -keys $(KEYS)
+
+tidy:
+	go mod tidy -diff
+	cd internal/bench && go mod tidy -diff
+
+verify: lint tidy race integration
