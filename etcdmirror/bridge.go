@@ -77,7 +77,7 @@ func (r *copyRound) settle(ctx context.Context, p *placer, until int64, last map
 			continue
 		}
 		values[key] = event.Kv
-		entries = append(entries, entry{key: key, create: event.Kv.CreateRevision, tpos: 1, known: r.head})
+		entries = append(entries, entry{key: key, create: event.Kv.CreateRevision, tpos: 1})
 	}
 	sort.Slice(entries, func(i, j int) bool { return entries[i].key < entries[j].key })
 	for i := range entries {
@@ -92,7 +92,7 @@ func (r *copyRound) settle(ctx context.Context, p *placer, until int64, last map
 	if err := m.writer.apply(ctx, nil, m.writer.within(), AppliedInfo{Bulk: true}); err != nil {
 		return err
 	}
-	p.waiting, p.stashed, p.entries, p.head = nil, 0, entries, until
+	p.waiting, p.stashed, p.entries, p.limit = nil, 0, entries, until
 	order, glued, ends := m.ranks.copyOrder(entries)
 	begin := 0
 	for _, end := range append(ends, len(order)) {

@@ -195,12 +195,12 @@ func (r *copyRound) list(ctx context.Context) error {
 		switch {
 		case side < 0:
 			if m.kept(source.Key) {
-				r.entries = append(r.entries, entry{key: string(source.Key), create: source.CreateRevision, pos: pos, known: r.since})
+				r.entries = append(r.entries, entry{key: string(source.Key), create: source.CreateRevision, pos: pos})
 			} else {
 				filtered++
 			}
 		case side == 0:
-			e := entry{create: source.CreateRevision, pos: pos, tpos: tpos, known: r.since}
+			e := entry{create: source.CreateRevision, pos: pos, tpos: tpos}
 			switch {
 			case !m.kept(source.Key):
 				filtered++
@@ -319,8 +319,8 @@ func (r *copyRound) foreignBefore(s surplusKey) bool {
 func (r *copyRound) write(ctx context.Context, zombies []string) (exact int64, err error) {
 	m := r.m
 	b := newBulk(ctx, m.writer, m.cfg)
-	p := &placer{m: m, target: m.writer, bulk: b, pin: r.pin, keys: m.keys, head: r.head,
-		entries: r.entries, seed: maphash.MakeSeed(), placed: make(map[uint64]int32, len(r.entries))}
+	p := &placer{m: m, target: m.writer, bulk: b, pin: r.pin, keys: m.keys, entries: r.entries,
+		since: r.since, head: r.head, targetHead: r.targetHead, limit: r.head, seed: maphash.MakeSeed(), placed: make(map[uint64]int32, len(r.entries))}
 	exact, err = r.put(b.ctx, p, &zombies)
 	if err == nil {
 		err = r.depart(b.ctx, p, &zombies)

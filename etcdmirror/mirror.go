@@ -113,12 +113,11 @@ func (m *Mirror) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.loadMarks(md)
-	if err := m.takeOver(ctx, md); err != nil {
+	if md, err = m.takeOver(ctx, md); err != nil {
 		return err
 	}
-	if md != nil && md.Checkpoint.Phase == PhaseArmed {
-		md = nil // but for the epoch, this is a first start
+	if err := m.restoreMarks(ctx); err != nil {
+		return err
 	}
 	var w *watch
 	reason := m.copyReason(md)
@@ -157,25 +156,49 @@ func (m *Mirror) copyReason(md *Metadata) string {
 	return ""
 }
 
-// takeOver makes this instance the only writer: it rewrites the checkpoint, which refuses whatever another instance still sends.
-func (m *Mirror) takeOver(ctx context.Context, md *Metadata) error {
+// takeOver makes this instance the only writer: it rewrites the checkpoint, which refuses whatever another instance still sends. It returns the metadata as it was just before.
+func (m *Mirror) takeOver(ctx context.Context, md *Metadata) (*Metadata, error) {
 	var id [6]byte
 	rand.Read(id[:])
 	m.writer = m.newTarget()
 	m.writer.record = Checkpoint{Epoch: 1, Writer: hex.EncodeToString(id[:])}
+	m.track.update(func(s *Status) { s.Epoch = 1 })
 	if md == nil {
-		m.track.update(func(s *Status) { s.Epoch = 1 })
-		return nil // the first transaction creates the checkpoint, if nobody else has
+		return nil, nil // the first transaction creates the checkpoint, if nobody else has
 	}
 	m.writer.mod.Store(md.CheckpointRevision)
-	next := md.Checkpoint
-	if next.Phase == PhaseArmed {
-		m.writer.record.Epoch, m.writer.record.LastBulk = next.Epoch, next.LastBulk
-		m.track.update(func(s *Status) { s.Epoch = next.Epoch })
-		return nil // the first transaction replaces the checkpoint, if nobody else has
+	if md.Checkpoint.Phase == PhaseArmed {
+		m.writer.record.Epoch, m.writer.record.LastBulk = md.Checkpoint.Epoch, md.Checkpoint.LastBulk
+		m.track.update(func(s *Status) { s.Epoch = md.Checkpoint.Epoch })
+		return nil, nil // but for the epoch this is a first start, and its first transaction replaces the checkpoint
 	}
-	m.writer.record.Epoch = next.Epoch
-	m.writer.record.Bulk, m.writer.record.LastBulk = next.Bulk, next.LastBulk
+	err := m.takeRecord(ctx, md)
+	if fenced := (*FencedError)(nil); !errors.As(err, &fenced) || fenced.Promoted {
+		return md, err
+	}
+	// Another instance is alive and was faster, perhaps a thousand times a second. Writing its record again unchanged stops it (see Promote).
+	resp, err := etcdrpc.Do(ctx, m.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.PutResponse, error) {
+		return m.target.Put(ctx, m.writer.keys.checkpoint(), "", clientv3.WithIgnoreValue(), clientv3.WithPrevKV())
+	})
+	if err != nil {
+		return nil, unavailable("target", "taking over", err)
+	}
+	now := map[string]*Metadata{m.cfg.Name: {Name: m.cfg.Name, Identity: md.Identity, Foreign: md.Foreign, Guarded: md.Guarded}}
+	if err := addMetadata(now, "target", resp.PrevKv); err != nil {
+		return nil, err
+	}
+	md = now[m.cfg.Name]
+	if md.Checkpoint.Phase == PhasePromoted {
+		return nil, &FencedError{Name: m.cfg.Name, Epoch: m.writer.record.Epoch, Current: md.Checkpoint.Epoch, Promoted: true}
+	}
+	m.writer.mod.Store(resp.Header.Revision)
+	return md, m.takeRecord(ctx, md)
+}
+
+// takeRecord replaces the record in md by the same in this instance's name.
+func (m *Mirror) takeRecord(ctx context.Context, md *Metadata) error {
+	next := md.Checkpoint
+	m.writer.record.Epoch, m.writer.record.Bulk, m.writer.record.LastBulk = next.Epoch, false, md.LastBulkRevision()
 	m.writer.record.SourceHead, m.writer.record.SourceHeadAt = next.SourceHead, next.SourceHeadAt
 	next.Held, next.Bulk = md.heldRevision(), false
 	m.track.update(func(s *Status) { s.Epoch, s.LastBulkRevision = next.Epoch, md.LastBulkRevision() })

@@ -29,7 +29,7 @@ func TestPackKeepsToTheServersLimitAndTheOrder(t *testing.T) {
 	seed := uint64(rand.Int64())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	for range 300 {
+	for range 60 {
 		limit := 3 + rng.IntN(200)
 		n := rng.IntN(20_000)
 		if rng.IntN(2) == 0 {

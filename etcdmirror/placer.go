@@ -18,7 +18,6 @@ type entry struct {
 	mod    int64  // the source's mod_revision
 	pos    int64  // place in the source's listing
 	tpos   int64  // place in the target's listing, from 1; 0: not there
-	known  int64  // the source revision at which the target was known to be right about the key; 0: never
 }
 
 // entryList is a selection of entries as kvstream reads them.
@@ -50,8 +49,11 @@ type placer struct {
 	bulk    *bulk
 	pin     *kvstream.Pin
 	keys    mapping
-	head    int64 // what is newer was read after a compaction moved the pin
 	entries []entry
+
+	since, head, targetHead int64 // see copyRound
+	// limit is the source revision that the round is writing: head, or what compactions moved the pin to. What was created later the watch will tell.
+	limit int64
 
 	seed    maphash.Seed
 	placed  map[uint64]int32 // hash of UID -> number of the transaction that has it, 0: at the target already
@@ -104,7 +106,7 @@ func (p *placer) page(ctx context.Context, page []int32, kvs []*mvccpb.KeyValue,
 	items := make([]item, 0, len(kvs))
 	for j, kv := range kvs {
 		// What was deleted or made since the head was read, the watch will tell (see bridge).
-		if kv != nil && !(mayWait && kv.CreateRevision > p.head) {
+		if kv != nil && !(mayWait && kv.CreateRevision > p.limit) {
 			items = append(items, item{index: page[j], source: kv, target: there[page[j]]})
 		}
 	}
@@ -207,9 +209,12 @@ func (p *placer) another(it item) bool {
 	if it.readable && kubemeta.Read(it.target.Value, &theirs) {
 		return p.hash(theirs.UID) != it.uid
 	}
-	// Without UIDs: it was made after the target was last known to be right, or that was never known.
-	e := p.entries[it.index]
-	return e.known == 0 || e.create > e.known
+	// Without UIDs: it was made after the target was last known to be right about the key, or that was never known.
+	known := p.since
+	if it.target.ModRevision > p.targetHead {
+		known = p.head // written in this round
+	}
+	return known == 0 || p.entries[it.index].create > known
 }
 
 // clear deletes what is to be replaced, in a target revision of its own before the puts.

@@ -72,7 +72,7 @@ func (p *placer) finish(ctx context.Context) error {
 		part := order[begin:end]
 		err := p.m.sources.Fetch(ctx, entryList{p.entries, part}, p.pin, func(first int, kvs []*mvccpb.KeyValue) error {
 			for _, kv := range kvs {
-				if kv == nil || kv.ModRevision > p.head {
+				if kv == nil || kv.ModRevision > p.limit {
 					return errRedo
 				}
 			}

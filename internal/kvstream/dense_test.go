@@ -21,6 +21,8 @@ func FuzzDense(f *testing.F) {
 	f.Add(int64(1<<40), []byte{3, 3, 3, 2}, uint(0), uint(5))
 	f.Add(int64(7), []byte{1, 0, 1}, uint(1), uint(2))
 	f.Add(int64(-1), []byte{12}, uint(0), uint(1))
+	f.Add(int64(0), []byte{5}, uint(0), uint(1)) // the widest that is dense
+	f.Add(int64(0), []byte{6}, uint(0), uint(1)) // the narrowest that is not
 	f.Add(int64(5), []byte{1, 1, 255, 1, 1}, uint(3), uint(3))
 	f.Fuzz(func(t *testing.T, start int64, steps []byte, first, n uint) {
 		l := list{{pos: start % (1 << 50)}} // a place in a listing

@@ -104,6 +104,10 @@ func TestCursorsEndWithTheirContext(t *testing.T) {
 				t.Fatal("a canceled reading came to a clean end before the last key")
 			}
 		}
+		fresh := r.Keys("\x00", "\x00", kvstream.NewPin("\x00", rev))
+		if _, err := fresh.Next(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("a cursor that begins too late: %v", err)
+		}
 		// The cursor itself is unhurt.
 		if kv, err := k.Next(testutil.Context(t)); kv == nil || err != nil {
 			t.Errorf("with another context: %v, %v", kv, err)

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { testutil.Main(m) }
 const (
 	// ample is a deadline that no call comes near, brief one that a call to a dead server may use up.
 	ample = 30 * time.Second
-	brief = 200 * time.Millisecond
+	brief = 100 * time.Millisecond
 	// loadOps is how many operations the harness puts into one transaction where the server's limit allows it.
 	loadOps = 2000
 )

@@ -62,6 +62,7 @@ type life struct{ from, to int64 }
 
 // holding is what a target key holds.
 type holding struct {
+	put          *Event
 	uid          string
 	incarnations map[int64]bool // possible create_revisions in the source; nil: unknown
 }
@@ -126,7 +127,7 @@ func (c *orderCheck) revision(rev Revision, w window) {
 		if e.Delete {
 			continue
 		}
-		now := holding{uid: e.UID}
+		now := holding{put: e, uid: e.UID}
 		if !foreign {
 			var since int64
 			now.incarnations, since = c.incarnations(e, w)
@@ -137,7 +138,7 @@ func (c *orderCheck) revision(rev Revision, w window) {
 			case old.incarnations != nil:
 				if both := intersect(old.incarnations, now.incarnations); len(both) > 0 {
 					now.incarnations = both
-				} else {
+				} else if !c.alsoHeld(old.put, now.incarnations, w.hi) {
 					c.found.add(Violation{Kind: KindOverwritten, TargetRev: rev.Rev, SourceRev: w.hi, Key: e.Key})
 				}
 			}
@@ -177,6 +178,18 @@ func (c *orderCheck) incarnations(e *Event, w window) (creates map[int64]bool, s
 		}
 	})
 	return creates, since
+}
+
+// alsoHeld tells whether one of the incarnations once held, byte for byte, what the target's key holds. A mirror writes nothing where nothing differs,
+// so from then on the target may be holding that incarnation. Objects of Kubernetes never come to this: their UIDs differ.
+func (c *orderCheck) alsoHeld(put *Event, incarnations map[int64]bool, hi int64) (held bool) {
+	if put.UID != "" {
+		return false
+	}
+	c.index.during(put.Key, 0, hi, func(s *Event) {
+		held = held || incarnations[s.Create] && c.o.equal(s, put)
+	})
+	return held
 }
 
 func (c *orderCheck) drop(h holding) {

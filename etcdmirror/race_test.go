@@ -1,0 +1,5 @@
+//go:build race
+
+package etcdmirror_test
+
+const raceEnabled = true

@@ -1,0 +1,192 @@
+package integration_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/internal/testutil/realcluster"
+)
+
+// TestRealClusterConverges copies the content of a Kubernetes cluster, follows changes to it, and catches up with more by the log and by a resync.
+func TestRealClusterConverges(t *testing.T) {
+	combinations(t, func(t *testing.T, c combination) {
+		schedules(t, 1, func(t *testing.T, _ uint64, rng *rand.Rand) {
+			p := newRecordedPair(t, c, 0, 0)
+			p.oracle.MapKey = func(key string) (string, bool) { return key, strings.HasPrefix(key, etcdmirror.DefaultPrefix) }
+			p.oracle.InTargetSpace = func(key string) bool { return strings.HasPrefix(key, etcdmirror.DefaultPrefix) }
+			if err := realcluster.Load(p.ctx, p.source.Client, realcluster.LoadOptions{LeaseTTL: 36000}); err != nil {
+				t.Fatal(err)
+			}
+			objects, err := realcluster.Objects()
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := p.start(etcdmirror.Config{})
+			r.eventually("tail", func(s etcdmirror.Status) bool { return s.State == etcdmirror.StateTail })
+			if n := p.mustEqual(0); n != len(objects)-1 { // compact_rev_key lies outside of the prefix
+				t.Errorf("%d keys compared, the cluster has %d objects", n, len(objects))
+			}
+			warned := strings.Contains(r.log.String(), "progress notifications cannot be trusted")
+			if want := p.source.server != nil && !p.source.server.orderedProgress(); warned != want {
+				t.Errorf("warning of the source's progress notifications: %v, want %v", warned, want)
+			}
+
+			change := func() {
+				for _, o := range objects {
+					switch rng.IntN(10) {
+					case 0:
+						p.source.delete(p.pair, o.Key)
+					case 1: // the same object anew
+						p.source.delete(p.pair, o.Key)
+						p.source.put(p.pair, o.Key, string(o.Value))
+					case 2: // an update; or a new object if it was deleted
+						p.source.put(p.pair, o.Key, string(o.Value)+" changed "+fmt.Sprint(rng.IntN(3)))
+					}
+				}
+			}
+			change()
+			p.sync(r)
+			p.mustEqual(0)
+
+			r.stop()
+			change()
+			r = p.start(etcdmirror.Config{})
+			p.sync(r)
+			p.mustEqual(0)
+			if s := r.Status(); s.Resyncs != 0 {
+				t.Errorf("%d copies after a restart, want none", s.Resyncs)
+			}
+
+			r.stop()
+			change()
+			p.compact()
+			change()
+			r = p.start(etcdmirror.Config{})
+			p.sync(r)
+			p.mustEqual(0)
+			if s := r.Status(); s.Resyncs != 1 || s.Foreign != 0 || s.Guarded != 0 {
+				t.Errorf("status %+v after a compaction, want one resync and no foreign or guarded keys", s)
+			}
+			r.stop()
+			p.check()
+		})
+	})
+}
+
+// TestLargeTransaction mirrors a transaction of 500 operations to targets that allow fewer: as one target revision where nesting
+// can carry it, in parts where not.
+func TestLargeTransaction(t *testing.T) {
+	const ops = 500
+	key := func(i int) string { return fmt.Sprintf("%sconfigmaps/team/object-%03d", etcdmirror.DefaultPrefix, i) }
+	combinations(t, func(t *testing.T, c combination) {
+		for _, limits := range []struct {
+			targetOps int
+			split     bool
+		}{{0, false}, {16, true}, {1000, false}} {
+			t.Run(fmt.Sprint("max-txn-ops ", limits.targetOps), func(t *testing.T) {
+				p := newPair(t, c, 1000, limits.targetOps)
+				r := p.start(etcdmirror.Config{})
+				p.sync(r)
+				puts := make([]clientv3.Op, ops)
+				for i := range puts {
+					puts[i] = clientv3.OpPut(key(i), fmt.Sprint("value ", i))
+				}
+				p.source.txn(p, puts...)
+				p.sync(r)
+				p.mustEqual(0)
+				for i := range puts { // the second holds puts and deletes
+					if i%3 == 0 {
+						puts[i] = clientv3.OpDelete(key(i))
+					}
+				}
+				p.source.txn(p, puts...)
+				p.sync(r)
+				s := r.Status()
+				r.stop()
+				if n := p.mustEqual(0); n != ops-(ops+2)/3+p.marks {
+					t.Errorf("%d keys", n)
+				}
+				revisions := map[int64]bool{}
+				for key, kv := range p.target.state(p, 0) {
+					if strings.HasPrefix(key, etcdmirror.DefaultPrefix+"configmaps/") {
+						revisions[kv.ModRevision] = true
+					}
+				}
+				if split := len(revisions) > 1; split != limits.split || split != (s.Splits > 0) {
+					t.Errorf("%d target revisions and %d splits", len(revisions), s.Splits)
+				}
+			})
+		}
+	})
+}
+
+// TestPromotion promotes a target under traffic, which stops the mirror at one exact source revision, and makes it a standby again.
+func TestPromotion(t *testing.T) {
+	combinations(t, func(t *testing.T, c combination) {
+		p := newPair(t, c, 0, 0)
+		key := func(i int) string { return fmt.Sprintf("%sconfigmaps/team/object-%d", etcdmirror.DefaultPrefix, i%40) }
+		p.source.put(p, key(0), "first")
+		r := p.start(etcdmirror.Config{})
+		p.sync(r)
+
+		// The source keeps changing, so that the mirror writes all the time, also while the fence is raised.
+		ctx, stop := context.WithCancel(p.ctx)
+		defer stop()
+		written := make(chan error, 1)
+		go func() {
+			var err error
+			for n := 0; err == nil; n++ {
+				_, err = p.source.Put(ctx, key(n), fmt.Sprint("value ", n))
+			}
+			written <- err
+		}()
+		r.eventually("traffic", func(s etcdmirror.Status) bool { return s.Puts > 50 })
+		promotion, err := etcdmirror.Promote(p.ctx, p.target.Client, mirrorName, etcdmirror.PromoteOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-r.done:
+		case <-p.ctx.Done():
+			t.Fatalf("Run did not end; status %+v", r.Status())
+		}
+		stop()
+		if err := <-written; !errors.Is(err, context.Canceled) {
+			t.Fatalf("the traffic ended with %v", err)
+		}
+		var fenced *etcdmirror.FencedError
+		if !errors.As(r.err, &fenced) || !errors.Is(r.err, etcdmirror.ErrPromoted) || fenced.Current != promotion.Epoch {
+			t.Errorf("Run ended with %v; promotion %+v", r.err, promotion)
+		}
+		if !promotion.Complete || promotion.SourceHead < promotion.SourceRevision {
+			t.Errorf("promotion %+v", promotion)
+		}
+		p.mustEqual(promotion.SourceRevision)
+		if head := p.target.head(p); head != promotion.TargetRevision {
+			t.Errorf("the target is at revision %d, the promotion was %d: something was written after it", head, promotion.TargetRevision)
+		}
+		refused := p.start(etcdmirror.Config{})
+		<-refused.done
+		if !errors.Is(refused.err, etcdmirror.ErrPromoted) {
+			t.Errorf("a mirror to a promoted target ended with %v", refused.err)
+		}
+
+		if err := etcdmirror.Demote(p.ctx, p.target.Client, mirrorName); err != nil {
+			t.Fatal(err)
+		}
+		r = p.start(etcdmirror.Config{})
+		p.sync(r)
+		if s := r.Status(); s.Epoch <= promotion.Epoch {
+			t.Errorf("status %+v after a promotion in epoch %d", s, promotion.Epoch)
+		}
+		r.stop()
+		p.mustEqual(0)
+	})
+}
