@@ -138,7 +138,7 @@ func (c *orderCheck) revision(rev Revision, w window) {
 			case old.incarnations != nil:
 				if both := intersect(old.incarnations, now.incarnations); len(both) > 0 {
 					now.incarnations = both
-				} else if !c.alsoHeld(old.put, now.incarnations, w.hi) {
+				} else if !c.alsoHeld(old.put, now.incarnations, w.lo) {
 					c.found.add(Violation{Kind: KindOverwritten, TargetRev: rev.Rev, SourceRev: w.hi, Key: e.Key})
 				}
 			}
@@ -180,13 +180,13 @@ func (c *orderCheck) incarnations(e *Event, w window) (creates map[int64]bool, s
 	return creates, since
 }
 
-// alsoHeld tells whether one of the incarnations once held, byte for byte, what the target's key holds. A mirror writes nothing where nothing differs,
-// so from then on the target may be holding that incarnation. Objects of Kubernetes never come to this: their UIDs differ.
-func (c *orderCheck) alsoHeld(put *Event, incarnations map[int64]bool, hi int64) (held bool) {
+// alsoHeld tells whether one of the incarnations, by the last consistent checkpoint, held byte for byte what the target's key holds. A mirror writes nothing where nothing differs,
+// so the target was holding that incarnation then. Objects of Kubernetes never come to this: their UIDs differ.
+func (c *orderCheck) alsoHeld(put *Event, incarnations map[int64]bool, lo int64) (held bool) {
 	if put.UID != "" {
 		return false
 	}
-	c.index.during(put.Key, 0, hi, func(s *Event) {
+	c.index.during(put.Key, 0, lo, func(s *Event) {
 		held = held || incarnations[s.Create] && c.o.equal(s, put)
 	})
 	return held
