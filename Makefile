@@ -33,7 +33,7 @@ fuzz:
 	go test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZTIME) ./keyfilter/
 	go test -run '^$$' -fuzz '^FuzzLoad$$' -fuzztime $(FUZZTIME) ./keyfilter/
 	go test -run '^$$' -fuzz '^FuzzGlob$$' -fuzztime $(FUZZTIME) ./keyfilter/
-	go test -run '^$$' -fuzz '^FuzzRead$$' -fuzztime $(FUZZTIME) ./internal/kubemeta/
+	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzRead$$' -fuzztime $(FUZZTIME) ./internal/kubemeta/
 	go test -run '^$$' -fuzz '^FuzzParseEndpoints$$' -fuzztime $(FUZZTIME) ./examples/internal/connect/
 
 # The base copy beside etcdctl make-mirror, in one run. KEYS may be a list.

@@ -2,14 +2,12 @@
 // without knowing the kind: from protobuf in its k8s\0 envelope, from JSON and from CBOR.
 //
 // A base copy reads every value once, so the protobuf case walks the wire format of the three messages involved
-// (runtime.Unknown, the object, metav1.ObjectMeta) instead of building them; the tests hold the result against apimachinery's own decoders.
+// (runtime.Unknown, the object, metav1.ObjectMeta) instead of building them, and the JSON case walks to the metadata; the tests hold the result against apimachinery's own decoders.
 package kubemeta
 
 import (
 	"bytes"
-	"encoding/json"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -47,27 +45,31 @@ func Read(value []byte, id *Identity) bool {
 	case bytes.HasPrefix(value, protobufEnvelope):
 		return readProtobuf(value[len(protobufEnvelope):], id)
 	case bytes.HasPrefix(value, cborTag):
-		return readPartial(value, id, direct.Unmarshal)
+		return readCBOR(value[len(cborTag):], id)
 	case len(value) > 0 && value[0] == '{':
-		return readPartial(value, id, json.Unmarshal)
+		return readJSON(value, id)
 	}
 	return false
 }
 
-func readPartial(value []byte, id *Identity, unmarshal func([]byte, any) error) bool {
-	// Only these fields are decoded; the rest of the object is skipped.
-	var obj struct {
-		Metadata struct {
-			UID             string                  `json:"uid"`
-			OwnerReferences []metav1.OwnerReference `json:"ownerReferences"`
-		} `json:"metadata"`
-	}
-	if unmarshal(value, &obj) != nil || obj.Metadata.UID == "" {
+func readCBOR(value []byte, id *Identity) bool {
+	// The decoder refuses fields that a struct lacks, so it decodes into maps. CBOR is rare (an alpha feature for custom resources).
+	var fields map[string]any
+	if direct.Unmarshal(value, &fields) != nil {
 		return false
 	}
-	id.UID = []byte(obj.Metadata.UID)
-	for _, o := range obj.Metadata.OwnerReferences {
-		id.Owners = append(id.Owners, []byte(o.UID))
+	meta, _ := fields["metadata"].(map[string]any)
+	uid, _ := meta["uid"].(string)
+	if uid == "" {
+		return false
+	}
+	id.UID = []byte(uid)
+	owners, _ := meta["ownerReferences"].([]any)
+	for _, owner := range owners {
+		fields, _ := owner.(map[string]any)
+		if uid, ok := fields["uid"].(string); ok {
+			id.Owners = append(id.Owners, []byte(uid))
+		}
 	}
 	return true
 }

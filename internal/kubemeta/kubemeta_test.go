@@ -138,7 +138,15 @@ func FuzzRead(f *testing.F) {
 		if !bytes.Equal(kept, value) {
 			t.Fatal("Read changed the value")
 		}
-		if want, wantOK := decode(value); ok && wantOK && !bytes.HasPrefix(value, []byte("{")) {
+		want, wantOK := decode(value)
+		if json.Valid(value) {
+			// encoding/json folds case and merges members that occur twice; stored objects have neither.
+			if want.UID == got.UID && ok != wantOK {
+				t.Errorf("read %v, apimachinery %v", ok, wantOK)
+			}
+			return
+		}
+		if ok && wantOK {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-apimachinery +read)\n%s", diff)
 			}

@@ -2,10 +2,13 @@ package kvstream
 
 import (
 	"context"
+	"math"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
 )
@@ -20,10 +23,12 @@ type List interface {
 
 const (
 	// The server bounds a page by keys, never by bytes, and after any number of small values the next ones may have 1.5 MiB each.
-	// So pages start small, follow the sizes seen, grow by no more than a factor of two at a time, and stay few in keys.
+	// So pages start small, follow the sizes seen and grow by no more than a factor of two at a time; and an answer beyond maxAnswer
+	// is refused by gRPC before any of it is read into memory, and asked for again with half as many keys.
 	firstPage = 32
-	maxPage   = 64
+	maxPage   = 256
 	pageBytes = 1 << 20
+	maxAnswer = 4 << 20
 	// defaultGets is what etcd's default of --max-txn-ops allows.
 	defaultGets = 128
 	// sparse: a range may hold this many times the keys wanted before single reads are cheaper.
@@ -40,7 +45,7 @@ func (r *Reader) Fetch(ctx context.Context, list List, pin *Pin, use func(first 
 		kvs   []*mvccpb.KeyValue
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	// One page is used, one is under way: what is read without knowing its size stays small.
+	// One page is used, one is under way.
 	slot := make(chan struct{}, 1)
 	pages := make(chan page, 1)
 	g.Go(func() error {
@@ -55,14 +60,13 @@ func (r *Reader) Fetch(ctx context.Context, list List, pin *Pin, use func(first 
 			if first > 0 {
 				size = max(min(pageBytes/max(mean, 1), 2*size, maxPage), 1)
 			}
-			n := r.span(list, first, size)
-			kvs, bytes, err := r.fetchPage(ctx, list, first, n, pin)
+			kvs, bytes, err := r.fetchPage(ctx, list, first, r.span(list, first, size), pin)
 			if err != nil {
 				return err
 			}
-			mean = bytes / n
+			size, mean = len(kvs), bytes/len(kvs)
 			pages <- page{first, kvs}
-			first += n
+			first += len(kvs)
 		}
 		return nil
 	})
@@ -107,11 +111,17 @@ func dense(list List, first, n int) bool {
 	return true
 }
 
+// fetchPage reads n items, or fewer if these have too many bytes.
 func (r *Reader) fetchPage(ctx context.Context, list List, first, n int, pin *Pin) (kvs []*mvccpb.KeyValue, bytes int, err error) {
-	if n > 1 && dense(list, first, n) {
-		kvs, err = r.fetchRange(ctx, list, first, n, pin)
-	} else {
-		kvs, err = r.fetchKeys(ctx, list, first, n, pin)
+	for ; ; n /= 2 {
+		if n > 1 && dense(list, first, n) {
+			kvs, err = r.fetchRange(ctx, list, first, n, pin)
+		} else {
+			kvs, err = r.fetchKeys(ctx, list, first, n, pin)
+		}
+		if err == nil || n == 1 || ctx.Err() != nil || etcdrpc.Classify(err) != etcdrpc.TooLarge {
+			break
+		}
 	}
 	for _, kv := range kvs {
 		if kv != nil {
@@ -121,13 +131,23 @@ func (r *Reader) fetchPage(ctx context.Context, list List, first, n int, pin *Pi
 	return kvs, bytes, err
 }
 
+// callOptions bound the answer to a request for n keys; a single key has no bound.
+func callOptions(n int) []grpc.CallOption {
+	limit := maxAnswer
+	if n == 1 {
+		limit = math.MaxInt32
+	}
+	return []grpc.CallOption{grpc.MaxCallRecvMsgSize(limit), grpc.WaitForReady(true)}
+}
+
 func (r *Reader) fetchRange(ctx context.Context, list List, first, n int, pin *Pin) ([]*mvccpb.KeyValue, error) {
 	kvs := make([]*mvccpb.KeyValue, n)
 	begin, end := list.Key(first), list.Key(first+n-1)+"\x00"
 	// New keys may have come into the range since it was listed, so it is bounded here too.
 	for begin < end {
-		resp, err := retry(ctx, r, pin, func(ctx context.Context, rev int64) (*clientv3.GetResponse, error) {
-			return r.Client.Get(ctx, begin, clientv3.WithRange(end), clientv3.WithRev(rev), clientv3.WithLimit(int64(sparse*n)))
+		resp, err := retry(ctx, r, pin, func(ctx context.Context, rev int64) (*pb.RangeResponse, error) {
+			return clientv3.RetryKVClient(r.Client).Range(ctx,
+				&pb.RangeRequest{Key: []byte(begin), RangeEnd: []byte(end), Revision: rev, Limit: int64(sparse * n)}, callOptions(n)...)
 		})
 		if err != nil {
 			return nil, err
@@ -153,12 +173,13 @@ func (r *Reader) fetchKeys(ctx context.Context, list List, first, n int, pin *Pi
 	kvs := make([]*mvccpb.KeyValue, 0, n)
 	for len(kvs) < n {
 		want := min(n-len(kvs), r.gets())
-		resp, err := retry(ctx, r, pin, func(ctx context.Context, rev int64) (*clientv3.TxnResponse, error) {
-			ops := make([]clientv3.Op, want)
-			for i := range ops {
-				ops[i] = clientv3.OpGet(list.Key(first+len(kvs)+i), clientv3.WithRev(rev))
+		resp, err := retry(ctx, r, pin, func(ctx context.Context, rev int64) (*pb.TxnResponse, error) {
+			req := &pb.TxnRequest{Success: make([]*pb.RequestOp, want)}
+			for i := range req.Success {
+				req.Success[i] = &pb.RequestOp{Request: &pb.RequestOp_RequestRange{
+					RequestRange: &pb.RangeRequest{Key: []byte(list.Key(first + len(kvs) + i)), Revision: rev}}}
 			}
-			return r.Client.Txn(ctx).Then(ops...).Commit()
+			return clientv3.RetryKVClient(r.Client).Txn(ctx, req, callOptions(n)...)
 		})
 		if err != nil {
 			if etcdrpc.Classify(err) == etcdrpc.TooManyOps && want > 1 {

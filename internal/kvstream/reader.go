@@ -80,7 +80,12 @@ func retry[T any](ctx context.Context, r *Reader, pin *Pin, read func(ctx contex
 	for {
 		rev := pin.Revision()
 		v, err := etcdrpc.Do(ctx, r.Timeout, func(ctx context.Context) (T, error) { return read(ctx, rev) })
-		if err == nil || ctx.Err() != nil || etcdrpc.Classify(err) != etcdrpc.Compacted {
+		switch {
+		case err == nil:
+			return v, nil
+		case ctx.Err() != nil:
+			return v, ctx.Err()
+		case etcdrpc.Classify(err) != etcdrpc.Compacted:
 			return v, err
 		}
 		if err := pin.move(ctx, r, rev); err != nil {
