@@ -15,7 +15,6 @@ import (
 type entry struct {
 	key    string // at the source
 	create int64  // the source's create_revision
-	mod    int64  // the source's mod_revision
 	pos    int64  // place in the source's listing
 	tpos   int64  // place in the target's listing, from 1; 0: not there
 }
