@@ -3,6 +3,7 @@ package etcdmirror
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sort"
 
@@ -15,7 +16,7 @@ const maxBridgeBytes = 16 << 20
 // bridge collects from the watch what changed between the head and the revision that compactions moved the pin to: each kept key's last event.
 func (r *copyRound) bridge(ctx context.Context) (until int64, last map[string]*mvccpb.Event, err error) {
 	m, until := r.m, r.pin.Revision()
-	if !m.progressTrusted {
+	if !r.watch.tellsProgress(ctx) {
 		return 0, nil, errAgain // the watch cannot tell for sure how far it is
 	}
 	last = map[string]*mvccpb.Event{}
@@ -26,7 +27,7 @@ func (r *copyRound) bridge(ctx context.Context) (until int64, last map[string]*m
 		case isCompacted(err) || errors.Is(err, errStalled):
 			return 0, nil, errAgain
 		case err != nil:
-			return 0, nil, err
+			return 0, nil, fmt.Errorf("source: %w", err)
 		}
 		if next.rev > until && len(next.events) > 0 {
 			r.watch.giveBack(next)

@@ -44,8 +44,8 @@ func newBulk(ctx context.Context, t *target, cfg Config) *bulk {
 }
 
 // add puts changes that belong together into the current transaction, sending it first if they do not fit and are not glued to what it holds.
-// after is the number of a transaction that must be committed before, 0 for none. It returns the number of the transaction that got them.
-func (b *bulk) add(after int32, glued bool, changes ...change) (int32, error) {
+// after are the numbers of transactions that must be committed before. It returns the number of the transaction that got them.
+func (b *bulk) add(after []int32, glued bool, changes ...change) (int32, error) {
 	bytes := 0
 	for _, c := range changes {
 		bytes += c.size()
@@ -57,8 +57,10 @@ func (b *bulk) add(after int32, glued bool, changes ...change) (int32, error) {
 	}
 	b.batch.changes = append(b.batch.changes, changes...)
 	b.batch.bytes += bytes
-	if after < b.batch.number { // what is in the same transaction is there at the same time
-		b.batch.after = max(b.batch.after, after)
+	for _, number := range after {
+		if number < b.batch.number { // what is in the same transaction is there at the same time
+			b.batch.after = max(b.batch.after, number)
+		}
 	}
 	return b.batch.number, nil
 }

@@ -361,7 +361,7 @@ func (r *copyRound) delete(b *bulk, targetKeys []string) error {
 	for _, group := range r.m.targetRanks.deleteOrder(targetKeys) {
 		for _, key := range group {
 			changes := append(r.m.unmark(key), change{key: key, del: true})
-			if _, err := b.add(0, false, changes...); err != nil {
+			if _, err := b.add(nil, false, changes...); err != nil {
 				return err
 			}
 			r.m.track.update(func(s *Status) { s.Copy.Deleted++ })

@@ -45,7 +45,6 @@ type Mirror struct {
 
 	// Set when Run begins.
 	sourceID, targetID uint64
-	progressTrusted    bool // see trustProgress
 	writer             *target
 	foreign            map[string]bool   // target key
 	guarded            map[string]string // target key -> reason

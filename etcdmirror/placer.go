@@ -61,6 +61,7 @@ type placer struct {
 	serial  bool  // each transaction waits for the one before, for an order that no owners tell
 	last    int32 // the number of the last transaction written to
 	id      kubemeta.Identity
+	after   []int32 // space for owners
 }
 
 // item is one entry with what was read of it.
@@ -150,7 +151,7 @@ func (p *placer) placeItems(ctx context.Context, items []item, glued map[int32]b
 		if it.target != nil && p.m.equal(ctx, sourceKey, targetKey, it.source.Value, it.target.Value) {
 			p.remember(it, 0)
 			if marks := p.m.unmark(targetKey); len(marks) > 0 {
-				if _, err := p.bulk.add(0, false, marks...); err != nil {
+				if _, err := p.bulk.add(nil, false, marks...); err != nil {
 					return err
 				}
 			}
@@ -180,16 +181,18 @@ func (p *placer) placeItems(ctx context.Context, items []item, glued map[int32]b
 	return nil
 }
 
-// owners reports whether an item has to wait, and otherwise which transaction must be committed before. It reads p.id.
-func (p *placer) owners(it item) (wait bool, after int32) {
+// owners reports whether an item has to wait, and the transactions that its owners are in, as far as they are placed. It reads p.id.
+func (p *placer) owners(it item) (wait bool, after []int32) {
 	if !it.readable {
-		return kubemeta.Encrypted(it.source.Value), 0
+		return kubemeta.Encrypted(it.source.Value), nil
 	}
+	after = p.after[:0]
 	for _, owner := range p.id.Owners {
 		number, ok := p.placed[p.hash(owner)]
 		wait = wait || !ok
-		after = max(after, number)
+		after = append(after, number)
 	}
+	p.after = after
 	return wait, after
 }
 
@@ -228,13 +231,13 @@ func (p *placer) write(it item, glued bool) error {
 	if len(it.changes) == 0 {
 		return nil
 	}
-	var after int32
+	var after []int32
 	if it.owned {
 		kubemeta.Read(it.source.Value, &p.id)
 		_, after = p.owners(it)
 	}
 	if p.serial {
-		after = max(after, p.last)
+		after = append(after, p.last)
 	}
 	number, err := p.bulk.add(after, glued, it.changes...)
 	if err != nil {

@@ -15,11 +15,12 @@ import (
 
 // preflight checks both sides without writing anything and returns the mirror's metadata at the target, nil if this is a first start.
 func (m *Mirror) preflight(ctx context.Context) (*Metadata, error) {
-	upstream, sourceResp, err := readMetadata(ctx, m.source, m.cfg.RequestTimeout, "source", MetadataPrefix)
+	// The target comes first: a checkpoint read later could be ahead of the source's revision read before it, as after a rewind.
+	mirrors, targetResp, err := readMetadata(ctx, m.target, m.cfg.RequestTimeout, "target", MetadataPrefix)
 	if err != nil {
 		return nil, err
 	}
-	mirrors, targetResp, err := readMetadata(ctx, m.target, m.cfg.RequestTimeout, "target", MetadataPrefix)
+	upstream, sourceResp, err := readMetadata(ctx, m.source, m.cfg.RequestTimeout, "source", MetadataPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +50,6 @@ func (m *Mirror) preflight(ctx context.Context) (*Metadata, error) {
 	if err := m.checkWritable(ctx); err != nil {
 		return nil, err
 	}
-	m.progressTrusted = m.trustProgress(ctx)
 	m.track.head(sourceResp.Header.Revision)
 	var mine *Metadata
 	for _, md := range mirrors {

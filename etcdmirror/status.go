@@ -2,6 +2,7 @@ package etcdmirror
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 )
@@ -137,6 +138,16 @@ func (t *tracker) working() {
 	t.mu.Unlock()
 	if waiting {
 		t.setState(state, "")
+	}
+}
+
+// reached ends the waiting for a side that answers again.
+func (t *tracker) reached(side string) {
+	t.mu.Lock()
+	waited := t.s.State == StateWaiting && strings.HasPrefix(t.s.Reason, side+":")
+	t.mu.Unlock()
+	if waited {
+		t.working()
 	}
 }
 

@@ -64,6 +64,9 @@ func (m *Mirror) drainWatch(ctx context.Context, w *watch, seen *int64, attempt 
 			saved.Reset(m.cfg.CheckpointInterval)
 		} else {
 			*seen = max(*seen, first.rev)
+			if w.backlog() == 0 {
+				m.track.setState(StateTail, "")
+			}
 			if m.track.waited() {
 				if err := m.saveProgress(ctx, *seen); err != nil {
 					return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -35,6 +36,10 @@ type watch struct {
 	done   chan struct{}
 	err    error // why it ended; read after items is closed
 
+	alive   *time.Timer   // ends the watch when nothing shows that it lives
+	judged  chan struct{} // closed when trusted is known
+	trusted atomic.Bool   // see trustProgress
+
 	unread *revision // given back by the reader
 }
 
@@ -50,9 +55,16 @@ const eventOverhead = 200
 func (m *Mirror) openWatch(ctx context.Context, from int64) *watch {
 	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(ctx))
 	w := &watch{m: m, from: from, items: make(chan revision, bufferedRevisions), room: semaphore.NewWeighted(int64(m.cfg.BufferBytes)),
-		cancel: cancel, done: make(chan struct{})}
+		cancel: cancel, done: make(chan struct{}), judged: make(chan struct{})}
+	w.alive = time.AfterFunc(m.cfg.StallTimeout, func() { cancel(errStalled) })
+	go func() {
+		// Asked at each opening, because a stream may land on a member that was away before.
+		defer close(w.judged)
+		w.trusted.Store(m.trustProgress(ctx))
+	}()
 	go func() {
 		defer close(w.done)
+		defer func() { <-w.judged }()
 		defer close(w.items)
 		err := w.run(ctx)
 		if cause := context.Cause(ctx); cause != nil {
@@ -115,8 +127,7 @@ func (w *watch) backlog() int {
 }
 
 func (w *watch) run(ctx context.Context) error {
-	alive := time.AfterFunc(w.m.cfg.StallTimeout, func() { w.cancel(errStalled) })
-	defer alive.Stop()
+	defer w.alive.Stop()
 	stream, err := pb.NewWatchClient(w.m.source.ActiveConnection()).Watch(ctx, grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.WaitForReady(true))
 	if err != nil {
 		return err
@@ -141,7 +152,7 @@ func (w *watch) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		alive.Reset(w.m.cfg.StallTimeout)
+		w.alive.Reset(w.m.cfg.StallTimeout)
 		w.m.track.head(resp.Header.Revision)
 		switch {
 		case resp.Header.ClusterId != w.m.sourceID:
@@ -152,12 +163,13 @@ func (w *watch) run(ctx context.Context) error {
 			if err := w.checkRewound(ctx, resp.Header.Revision); err != nil {
 				return err
 			}
+			w.m.track.reached("source")
 			continue
 		}
 		// A slow target must not look like a stalled source.
-		alive.Stop()
+		w.alive.Stop()
 		if len(resp.Events) == 0 && !resp.Fragment {
-			if w.m.progressTrusted {
+			if w.trusted.Load() {
 				err = w.push(ctx, revision{rev: resp.Header.Revision})
 			}
 		} else {
@@ -166,7 +178,7 @@ func (w *watch) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		alive.Reset(w.m.cfg.StallTimeout)
+		w.alive.Reset(w.m.cfg.StallTimeout)
 	}
 }
 
@@ -229,6 +241,28 @@ func (w *watch) askProgress(ctx context.Context, stream pb.Watch_WatchClient) {
 		if err != nil {
 			return // Recv reports why
 		}
+		w.checkIdle(ctx)
+	}
+}
+
+// checkIdle keeps a watch on a source without writes alive. A server answers no request for progress while its revision is below the one watched from
+// (server/storage/mvcc/watchable_store.go progressIfSync), so a read has to tell that there is nothing to answer.
+func (w *watch) checkIdle(ctx context.Context) {
+	if w.m.track.status().SourceRevision >= w.from {
+		return
+	}
+	if head, err := w.m.sourceHead(ctx); err == nil && head < w.from {
+		w.alive.Reset(w.m.cfg.StallTimeout)
+	}
+}
+
+// tellsProgress reports whether progress notifications of this watch can be trusted, as soon as that is known.
+func (w *watch) tellsProgress(ctx context.Context) bool {
+	select {
+	case <-w.judged:
+		return w.trusted.Load()
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/internal/testutil/kubeobj"
 	"github.com/understudy-dr/understudy/internal/testutil/realcluster"
 )
 
@@ -38,16 +40,26 @@ func TestRealClusterConverges(t *testing.T) {
 				t.Errorf("warning of the source's progress notifications: %v, want %v", warned, want)
 			}
 
+			live := map[string][]byte{}
+			for _, o := range objects {
+				live[o.Key] = o.Value
+			}
 			change := func() {
 				for _, o := range objects {
-					switch rng.IntN(10) {
-					case 0:
-						p.source.delete(p.pair, o.Key)
-					case 1: // the same object anew
-						p.source.delete(p.pair, o.Key)
-						p.source.put(p.pair, o.Key, string(o.Value))
-					case 2: // an update; or a new object if it was deleted
-						p.source.put(p.pair, o.Key, string(o.Value)+" changed "+fmt.Sprint(rng.IntN(3)))
+					action := rng.IntN(10)
+					switch now := live[o.Key]; {
+					case action > 2:
+						continue
+					case action == 2 && now != nil:
+						live[o.Key] = updated(now, byte(rng.IntN(100)))
+						p.source.put(p.pair, o.Key, string(live[o.Key]))
+						continue
+					}
+					p.source.delete(p.pair, o.Key) // it may have been deleted before
+					live[o.Key] = nil
+					if action > 0 {
+						live[o.Key] = reborn(t, o.Value, kubeobj.UID(rng))
+						p.source.put(p.pair, o.Key, string(live[o.Key]))
 					}
 				}
 			}
@@ -78,6 +90,28 @@ func TestRealClusterConverges(t *testing.T) {
 			p.check()
 		})
 	})
+}
+
+// reborn is an object's value with another UID, as if it had been deleted and made again. Values without a UID stay as they are.
+func reborn(t *testing.T, value []byte, uid string) []byte {
+	t.Helper()
+	old, _ := identify(value)
+	if old == "" {
+		return value
+	}
+	if len(old) != len(uid) {
+		t.Fatalf("UID %q of %d characters: another length would break the encoding", old, len(old))
+	}
+	return bytes.ReplaceAll(value, []byte(old), []byte(uid))
+}
+
+// updated is a value with a change that decoders pass over: a space in JSON, an unknown field in protobuf.
+func updated(value []byte, n byte) []byte {
+	if bytes.HasPrefix(value, []byte("{")) {
+		return append(bytes.Clone(value), ' ')
+	}
+	const tag = 15 << 3 // field 15, a number
+	return append(bytes.Clone(value), tag, n)
 }
 
 // TestLargeTransaction mirrors a transaction of 500 operations to targets that allow fewer: as one target revision where nesting
