@@ -13,7 +13,8 @@ type bulk struct {
 	ctx    context.Context
 	target *target
 	group  *errgroup.Group
-	slots  chan struct{}
+	slots  chan struct{} // transactions under way
+	queue  chan struct{} // these, and those that wait for others to be committed
 
 	maxOps, maxBytes int
 
@@ -36,7 +37,7 @@ type batch struct {
 
 func newBulk(ctx context.Context, t *target, cfg Config) *bulk {
 	group, ctx := errgroup.WithContext(ctx)
-	b := &bulk{ctx: ctx, target: t, group: group, slots: make(chan struct{}, cfg.InFlight), committed: map[int32]bool{},
+	b := &bulk{ctx: ctx, target: t, group: group, slots: make(chan struct{}, cfg.InFlight), queue: make(chan struct{}, 3*cfg.InFlight), committed: map[int32]bool{},
 		maxOps: cfg.BatchOps, maxBytes: min(cfg.BatchBytes, cfg.MaxRequestBytes-baseOverhead)}
 	b.cond = sync.NewCond(&b.mu)
 	b.batch.number = 1
@@ -72,6 +73,22 @@ func (b *bulk) flush() error {
 	}
 	full := b.batch
 	b.batch = batch{number: full.number + 1}
+	select {
+	case b.queue <- struct{}{}:
+	case <-b.ctx.Done():
+		return b.ctx.Err()
+	}
+	b.group.Go(func() error {
+		err := b.send(full)
+		b.done(full.number, err)
+		<-b.queue
+		return err
+	})
+	return nil
+}
+
+// send sends a transaction as soon as what it depends on is committed. Those it depends on were queued before, so they are never behind it.
+func (b *bulk) send(full batch) error {
 	if err := b.await(full.after); err != nil {
 		return err
 	}
@@ -80,13 +97,8 @@ func (b *bulk) flush() error {
 	case <-b.ctx.Done():
 		return b.ctx.Err()
 	}
-	b.group.Go(func() error {
-		err := b.target.deliver(b.ctx, full.changes, AppliedInfo{Bulk: true})
-		b.done(full.number, err)
-		<-b.slots
-		return err
-	})
-	return nil
+	defer func() { <-b.slots }()
+	return b.target.deliver(b.ctx, full.changes, AppliedInfo{Bulk: true})
 }
 
 // drain sends the current transaction and waits until all are committed.

@@ -2,7 +2,6 @@ package etcdmirror_test
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"

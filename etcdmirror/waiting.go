@@ -1,7 +1,9 @@
 package etcdmirror
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sort"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -110,15 +112,32 @@ func (p *placer) waitingOrder() (order []int32, values []*mvccpb.KeyValue, late 
 	for _, start := range starts {
 		visits = p.visit(visits, byUID, start)
 	}
+	for ; late < len(visits) && !p.waiting[visits[late]].late; late++ {
+		// Lateness goes from owners to dependents, so the others come first.
+	}
+	p.waves(visits[:late], byUID)
 	for _, i := range visits {
-		if !p.waiting[i].late {
-			late++ // lateness goes from owners to dependents, so these come first
-		}
 		order = append(order, p.waiting[i].index)
 		values = append(values, p.waiting[i].value)
 	}
 	p.waiting, p.stashed = nil, 0
 	return order, values, late
+}
+
+// waves arranges entries, which come after their owners, by the length of the chain of waiting owners above them, and in the order of their keys within:
+// neighbours can be read together, and none depends on its neighbours.
+func (p *placer) waves(visits []int, byUID map[uint64]int) {
+	depth := make(map[int]int, len(visits))
+	for _, i := range visits {
+		for _, owner := range p.waiting[i].owners {
+			if o, ok := byUID[owner]; ok && o != i {
+				depth[i] = max(depth[i], depth[o]+1)
+			}
+		}
+	}
+	slices.SortStableFunc(visits, func(a, b int) int {
+		return cmp.Or(cmp.Compare(depth[a], depth[b]), cmp.Compare(p.waiting[a].index, p.waiting[b].index))
+	})
 }
 
 // markLate marks those with an owner that is neither placed nor among them, and all that depend on these.

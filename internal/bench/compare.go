@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/understudy-dr/understudy/keyfilter"
+)
+
+// This file is the benchmark's own oracle: it shares no code with the engine.
+
+// pageKeys: the server counts the rest of the range for each page, so few large pages are cheaper. The data set's mean value has 2.3 KiB.
+const pageKeys = 4000
+
+// keepFunc is what takes part in a copy: what the default filter keeps, or everything.
+func keepFunc(filter bool) (func(key []byte) bool, error) {
+	if !filter {
+		return func([]byte) bool { return true }, nil
+	}
+	f, err := keyfilter.New(keyfilter.Config{})
+	if err != nil {
+		return nil, err
+	}
+	return f.Match, nil
+}
+
+// cursor walks over the kept pairs below the prefix, in key order, at one revision.
+type cursor struct {
+	client *clientv3.Client
+	keep   func([]byte) bool
+	opts   []clientv3.OpOption
+
+	rev  int64
+	from string
+	page []*mvccpb.KeyValue
+	done bool
+}
+
+func newCursor(client *clientv3.Client, keep func([]byte) bool, opts ...clientv3.OpOption) *cursor {
+	opts = append(opts, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithLimit(pageKeys))
+	return &cursor{client: client, keep: keep, opts: opts, from: prefix}
+}
+
+// next returns nil at the end.
+func (c *cursor) next(ctx context.Context) (*mvccpb.KeyValue, error) {
+	for {
+		for len(c.page) > 0 {
+			kv := c.page[0]
+			c.page = c.page[1:]
+			if c.keep(kv.Key) {
+				return kv, nil
+			}
+		}
+		if c.done {
+			return nil, nil
+		}
+		if err := c.turn(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *cursor) turn(ctx context.Context) error {
+	resp, err := get(ctx, c.client, c.from, append(c.opts, clientv3.WithRev(c.rev))...)
+	if err != nil {
+		return err
+	}
+	if c.rev == 0 {
+		c.rev = resp.Header.Revision
+	}
+	c.page, c.done = resp.Kvs, !resp.More
+	if n := len(c.page); n > 0 {
+		c.from = string(c.page[n-1].Key) + "\x00"
+	}
+	return nil
+}
+
+// census counts the kept keys of a source.
+func census(ctx context.Context, client *clientv3.Client, keep func([]byte) bool) (keys int, err error) {
+	c := newCursor(client, keep, clientv3.WithKeysOnly())
+	for {
+		kv, err := c.next(ctx)
+		if err != nil || kv == nil {
+			return keys, err
+		}
+		keys++
+	}
+}
+
+// content is what a comparison found equal.
+type content struct {
+	keys  int
+	bytes int64 // of keys and values
+}
+
+// compare holds all pairs of the target below the prefix against the kept ones of the source. It returns an error that counts the differences and names the first.
+func compare(ctx context.Context, source, target *clientv3.Client, keep func([]byte) bool) (equal content, err error) {
+	a, b := newCursor(source, keep), newCursor(target, func([]byte) bool { return true })
+	var s, t *mvccpb.KeyValue
+	var missed, surplus, different int
+	first := ""
+	note := func(class *int, what string, kv *mvccpb.KeyValue) {
+		*class++
+		if first == "" {
+			first = fmt.Sprintf("%s %q", what, kv.Key)
+		}
+	}
+	for nextS, nextT := true, true; ; {
+		if err := both(ctx, a, b, nextS, nextT, &s, &t); err != nil {
+			return equal, err
+		}
+		if s == nil && t == nil {
+			break
+		}
+		side := 0
+		switch {
+		case t == nil:
+			side = -1
+		case s == nil:
+			side = 1
+		default:
+			side = bytes.Compare(s.Key, t.Key)
+		}
+		switch {
+		case side < 0:
+			note(&missed, "missed", s)
+		case side > 0:
+			note(&surplus, "surplus", t)
+		case !bytes.Equal(s.Value, t.Value):
+			note(&different, "different", s)
+		default:
+			equal.keys++
+			equal.bytes += int64(len(s.Key) + len(s.Value))
+		}
+		nextS, nextT = side <= 0, side >= 0
+	}
+	if first != "" {
+		return equal, fmt.Errorf("the target differs from the source: %d missed, %d surplus, %d different, %d equal; first: %s", missed, surplus, different, equal.keys, first)
+	}
+	return equal, nil
+}
+
+// both advances the cursors; where both need a page, they get it at the same time.
+func both(ctx context.Context, a, b *cursor, nextA, nextB bool, kvA, kvB **mvccpb.KeyValue) error {
+	advance := func(ctx context.Context, c *cursor, wanted bool, side string, kv **mvccpb.KeyValue) (err error) {
+		if !wanted {
+			return nil
+		}
+		if *kv, err = c.next(ctx); err != nil {
+			return fmt.Errorf("%s: %w", side, err)
+		}
+		return nil
+	}
+	if nextA && nextB && len(a.page) == 0 && len(b.page) == 0 {
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return advance(ctx, a, true, "source", kvA) })
+		group.Go(func() error { return advance(ctx, b, true, "target", kvB) })
+		return group.Wait()
+	}
+	if err := advance(ctx, a, nextA, "source", kvA); err != nil {
+		return err
+	}
+	return advance(ctx, b, nextB, "target", kvB)
+}
