@@ -66,7 +66,7 @@ type Config struct {
 	// ProgressInterval is how often the source is asked for its progress; 0 is DefaultProgressInterval.
 	ProgressInterval time.Duration
 	// StallTimeout is how long the watch may show no sign of life before it is torn down and opened again; 0 is DefaultStallTimeout.
-	// It must exceed ProgressInterval.
+	// It must exceed ProgressInterval, and doubles while one watch after another brings nothing, up to 32 times this.
 	StallTimeout time.Duration
 	// CheckpointInterval is how often progress without a kept change is saved; 0 is DefaultCheckpointInterval.
 	CheckpointInterval time.Duration

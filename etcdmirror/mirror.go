@@ -46,6 +46,7 @@ type Mirror struct {
 	// Set when Run begins.
 	sourceID, targetID uint64
 	writer             *target
+	stalls             int               // watches in a row that were ended for showing no sign of life
 	foreign            map[string]bool   // target key
 	guarded            map[string]string // target key -> reason
 }

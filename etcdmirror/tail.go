@@ -2,6 +2,7 @@ package etcdmirror
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -22,6 +23,9 @@ func (m *Mirror) follow(ctx context.Context, w *watch) error {
 		switch {
 		case ctx.Err() != nil, isFatal(err), isCompacted(err):
 			return err
+		}
+		if errors.Is(err, errStalled) {
+			m.stalls++
 		}
 		m.track.waiting("source: " + err.Error())
 		m.log.Warn("watch lost", LogKeyError, err, LogKeyRevision, seen)
@@ -51,6 +55,7 @@ func (m *Mirror) drainWatch(ctx context.Context, w *watch, seen *int64, attempt 
 			continue
 		}
 		attempt.Reset()
+		m.stalls = 0
 		m.track.working()
 		if len(first.events) > 0 {
 			group, err := m.gather(ctx, w, first)

@@ -36,12 +36,17 @@ type watch struct {
 	done   chan struct{}
 	err    error // why it ended; read after items is closed
 
+	stall   time.Duration // how long it may show no sign of life
 	alive   *time.Timer   // ends the watch when nothing shows that it lives
 	judged  chan struct{} // closed when trusted is known
 	trusted atomic.Bool   // see trustProgress
 
 	unread *revision // given back by the reader
 }
+
+// maxStallDoublings bounds how far StallTimeout grows while one watch after another brings nothing: a server may need longer than that to put together
+// what comes next (its time for dividing a large revision grows with the square of the events), and would never get there if it were always cut off.
+const maxStallDoublings = 5
 
 // errStalled ends a watch that showed no sign of life.
 var errStalled = errors.New("no sign of life from the watch")
@@ -56,7 +61,8 @@ func (m *Mirror) openWatch(ctx context.Context, from int64) *watch {
 	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(ctx))
 	w := &watch{m: m, from: from, items: make(chan revision, bufferedRevisions), room: semaphore.NewWeighted(int64(m.cfg.BufferBytes)),
 		cancel: cancel, done: make(chan struct{}), judged: make(chan struct{})}
-	w.alive = time.AfterFunc(m.cfg.StallTimeout, func() { cancel(errStalled) })
+	w.stall = m.cfg.StallTimeout << min(m.stalls, maxStallDoublings)
+	w.alive = time.AfterFunc(w.stall, func() { cancel(errStalled) })
 	go func() {
 		// Asked at each opening, because a stream may land on a member that was away before.
 		defer close(w.judged)
@@ -152,7 +158,7 @@ func (w *watch) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		w.alive.Reset(w.m.cfg.StallTimeout)
+		w.alive.Reset(w.stall)
 		w.m.track.head(resp.Header.Revision)
 		switch {
 		case resp.Header.ClusterId != w.m.sourceID:
@@ -178,7 +184,7 @@ func (w *watch) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		w.alive.Reset(w.m.cfg.StallTimeout)
+		w.alive.Reset(w.stall)
 	}
 }
 
@@ -252,7 +258,7 @@ func (w *watch) checkIdle(ctx context.Context) {
 		return
 	}
 	if head, err := w.m.sourceHead(ctx); err == nil && head < w.from {
-		w.alive.Reset(w.m.cfg.StallTimeout)
+		w.alive.Reset(w.stall)
 	}
 }
 
