@@ -234,7 +234,7 @@ func playUnderstudy(f roleFlags, _ <-chan string) error {
 	select {
 	case <-tail:
 	case err := <-ended:
-		return fmt.Errorf("Run ended before the tail: %w", err)
+		return fmt.Errorf("the mirror ended before the tail: %w", err)
 	}
 	s := m.Status()
 	if s.Copy.Ended.IsZero() {
