@@ -266,9 +266,9 @@ func (b *bench) measure(ctx context.Context, source *server, c contender, run, w
 }
 
 // untilHeld asks the target for its number of keys until it has all, and returns when that was. A count walks over all keys, so it must not be asked for all the time:
-// each question waits for half of the time that the rest is expected to take, so that there are few, and the last ones lie a few milliseconds apart.
+// a pacer spaces the questions.
 func (p *process) untilHeld(ctx context.Context, target *clientv3.Client, want int) (time.Time, error) {
-	const shortest, longest = 2 * time.Millisecond, time.Second
+	pace := pacer{want: want}
 	for {
 		asked := time.Now()
 		resp, err := get(ctx, target, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithSerializable())
@@ -283,12 +283,7 @@ func (p *process) untilHeld(ctx context.Context, target *clientv3.Client, want i
 		case count > want:
 			return now, fmt.Errorf("the target has %d keys below %s, the source %d", count, prefix, want)
 		}
-		pause := shortest
-		if count > 0 {
-			rest := now.Sub(p.started).Seconds() * float64(want-count) / float64(count)
-			pause = min(max(time.Duration(rest/2*float64(time.Second)), 2*now.Sub(asked), shortest), longest)
-		}
-		timer := time.NewTimer(pause)
+		timer := time.NewTimer(pace.next(count, asked, now))
 		select {
 		case <-timer.C:
 		case <-p.ended:
@@ -299,6 +294,32 @@ func (p *process) untilHeld(ctx context.Context, target *clientv3.Client, want i
 			return now, fmt.Errorf("the target has %d of %d keys: %w", count, want, context.Cause(ctx))
 		}
 	}
+}
+
+// pacer says how long to wait before the next count: half of what the rest should take at the rate of late, so that the questions are few, and the last ones
+// lie a few milliseconds apart. No pause is more than twice as long as the one before, so that a slow start is not taken for the rate.
+type pacer struct {
+	want  int
+	count int
+	at    time.Time
+	pause time.Duration
+}
+
+// next takes what was counted, and when.
+func (p *pacer) next(count int, asked, answered time.Time) time.Duration {
+	const shortest, longest = 2 * time.Millisecond, time.Second
+	pause := 2 * p.pause
+	if gained := count - p.count; gained > 0 && !p.at.IsZero() {
+		rest := answered.Sub(p.at).Seconds() * float64(p.want-count) / float64(gained)
+		pause = min(pause, time.Duration(rest/2*float64(time.Second)))
+	}
+	// A target that is asked for large counts must have time for other things, too.
+	p.pause = min(max(pause, 2*answered.Sub(asked), shortest), longest)
+	if count == 0 {
+		p.pause = shortest
+	}
+	p.count, p.at = count, answered
+	return p.pause
 }
 
 // consumption is CPU time used so far.

@@ -255,6 +255,40 @@ func TestFiguresOfTheReport(t *testing.T) {
 	}
 }
 
+// A target that fills at changing rates is asked seldom, and once it is full soon.
+func TestThePacerIsLateByLittle(t *testing.T) {
+	const want = 100_000
+	start := time.Unix(0, 0)
+	for name, held := range map[string]func(s float64) float64{ // keys after so many seconds
+		"steady":            func(s float64) float64 { return 40_000 * s },
+		"slow start":        func(s float64) float64 { return max(50*s, 40_000*(s-1)) },
+		"slow end":          func(s float64) float64 { return min(40_000*s, 60_000+10_000*(s-1.5)) },
+		"in steps":          func(s float64) float64 { return 40_000 * float64(int(s*100)) / 100 }, // as transactions come
+		"a long pause":      func(s float64) float64 { return min(40_000*s, max(50_000, 40_000*(s-20))) },
+		"as slow as can be": func(s float64) float64 { return 1_500 * s },
+	} {
+		full := 0.0
+		for held(full) < want {
+			full += 0.001
+		}
+		p, now, asked := pacer{want: want}, start, 0
+		for {
+			count := int(held(now.Sub(start).Seconds()))
+			if count >= want {
+				break
+			}
+			asked++
+			answered := now.Add(5 * time.Millisecond)
+			now = answered.Add(p.next(count, now, answered))
+		}
+		late := now.Sub(start).Seconds() - full
+		if late > max(0.05, 0.02*full) || float64(asked) > 40+5*full {
+			t.Errorf("%s: full after %.2f s, known %.3f s later, asked %d times", name, full, late, asked)
+		}
+		t.Logf("%s: full after %.2f s, known %.3f s later, asked %d times", name, full, late, asked)
+	}
+}
+
 func TestLinesAreHandedOutWhole(t *testing.T) {
 	b := &lineBuffer{lines: make(chan string, 8)}
 	for _, part := range []string{"on", "e\ntwo\nth", "ree\n"} {
