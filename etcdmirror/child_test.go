@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -32,8 +33,9 @@ func childMirror() int {
 		clients = append(clients, c)
 	}
 	fmt.Println("connected")
-	m, err := etcdmirror.New(clients[0], clients[1], etcdmirror.Config{Name: "test", Hooks: etcdmirror.Hooks{
-		State: func(i etcdmirror.StateInfo) { fmt.Printf("state %s: %s\n", i.State, i.Reason) },
+	m, err := etcdmirror.New(clients[0], clients[1], etcdmirror.Config{Name: "test", SessionTTL: time.Second, Replica: fmt.Sprint(os.Getpid()), Hooks: etcdmirror.Hooks{
+		State:   func(i etcdmirror.StateInfo) { fmt.Printf("state %s: %s\n", i.State, i.Reason) },
+		Leading: func(i etcdmirror.LeadingInfo) { fmt.Println("leading") },
 	}})
 	if err != nil {
 		fmt.Println(err)

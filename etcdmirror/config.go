@@ -1,10 +1,12 @@
 package etcdmirror
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -26,6 +28,12 @@ const (
 	DefaultInFlight           = 4
 	DefaultBufferBytes        = 16 << 20
 	DefaultMergeBehind        = 64
+	DefaultSessionTTL         = 10 * time.Second
+	DefaultRepairDelay        = 5 * time.Second
+	DefaultRepairLimit        = 5
+	DefaultDeletionShare      = 0.3
+	DefaultDeletionCount      = 500
+	DefaultDeletionWindow     = 10 * time.Minute
 )
 
 // Config says what is mirrored and how. The zero value of each field but Name is its documented default.
@@ -55,6 +63,22 @@ type Config struct {
 	Transform Transformer
 	// Guards are asked, in order, before a value is written. See Guard.
 	Guards []Guard
+
+	// Drift is what happens to mirrored keys that others change or delete at the target, such as the garbage collector of a live standby.
+	Drift DriftPolicy
+	// RepairDelay is how long after such a change the key is looked at, and put back with DriftRepair; 0 is DefaultRepairDelay. It doubles with each repair of the key.
+	RepairDelay time.Duration
+	// RepairLimit is how often a key is put back within an hour before it is left alone and reported as fought over; 0 is DefaultRepairLimit.
+	RepairLimit int
+	// Deletions stops the mirror before it repeats a mass deletion.
+	Deletions DeletionGuard
+	// Leases is what happens to the leases of keys.
+	Leases LeasePolicy
+
+	// Replica names this instance among several of the same mirror, of which one writes and the others wait to take over; "" is the host's name and the process ID.
+	Replica string
+	// SessionTTL is how long the leader may be silent before another replica takes over, in whole seconds; 0 is DefaultSessionTTL. An instance that ends properly is replaced at once.
+	SessionTTL time.Duration
 
 	// Surplus is what a base copy or resync does with keys of the target's kept space that the mirror did not make.
 	Surplus SurplusPolicy
@@ -128,6 +152,26 @@ const (
 	LeftFilterDelete
 )
 
+// DriftPolicy is what happens to mirrored keys that others changed or deleted at the target.
+type DriftPolicy int
+
+const (
+	// DriftReport leaves them and reports them.
+	DriftReport DriftPolicy = iota
+	// DriftRepair puts them back.
+	DriftRepair
+)
+
+// LeasePolicy is what happens to the leases of keys.
+type LeasePolicy int
+
+const (
+	// LeaseDrop writes keys without a lease: they live until the source's log tells that they are gone.
+	LeaseDrop LeasePolicy = iota
+	// LeaseMirror grants leases with the source's IDs and remaining times, and keeps them alive while the source's live. After a promotion they run out.
+	LeaseMirror
+)
+
 var nameRule = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$`)
 
 // ValidateName checks a mirror's name.
@@ -177,6 +221,28 @@ func (c Config) complete() (Config, error) {
 	if c.LeftFilter < LeftFilterKeep || c.LeftFilter > LeftFilterDelete {
 		bad(fmt.Sprintf("LeftFilter %d is unknown", c.LeftFilter), "use LeftFilterKeep or LeftFilterDelete")
 	}
+	if c.Drift < DriftReport || c.Drift > DriftRepair {
+		bad(fmt.Sprintf("Drift %d is unknown", c.Drift), "use DriftReport or DriftRepair")
+	}
+	if c.Leases < LeaseDrop || c.Leases > LeaseMirror {
+		bad(fmt.Sprintf("Leases %d is unknown", c.Leases), "use LeaseDrop or LeaseMirror")
+	}
+	if c.SessionTTL%time.Second != 0 {
+		bad(fmt.Sprintf("SessionTTL %v is not in whole seconds", c.SessionTTL), "etcd counts the life of a lease in seconds; round it")
+	}
+	if c.Deletions.Share == 0 {
+		c.Deletions.Share = DefaultDeletionShare
+	}
+	if !(c.Deletions.Share > 0 && c.Deletions.Share <= 1) {
+		bad(fmt.Sprintf("Deletions.Share %v is not above 0 and at most 1", c.Deletions.Share), "0.3 allows the loss of less than 30 % of the keys; set Off to turn the guard off")
+	}
+	if c.Replica == "" {
+		host, _ := os.Hostname()
+		c.Replica = fmt.Sprintf("%s-%d", cmp.Or(host, "replica"), os.Getpid())
+	}
+	if len(c.Replica) > 200 {
+		bad(fmt.Sprintf("Replica has %d bytes", len(c.Replica)), "use at most 200")
+	}
 	for _, d := range []struct {
 		field string
 		value *time.Duration
@@ -186,6 +252,9 @@ func (c Config) complete() (Config, error) {
 		{"ProgressInterval", &c.ProgressInterval, DefaultProgressInterval},
 		{"StallTimeout", &c.StallTimeout, DefaultStallTimeout},
 		{"CheckpointInterval", &c.CheckpointInterval, DefaultCheckpointInterval},
+		{"RepairDelay", &c.RepairDelay, DefaultRepairDelay},
+		{"SessionTTL", &c.SessionTTL, DefaultSessionTTL},
+		{"Deletions.Window", &c.Deletions.Window, DefaultDeletionWindow},
 	} {
 		if *d.value < 0 {
 			bad(fmt.Sprintf("%s %v is negative", d.field, *d.value), "use 0 for the default or a positive duration")
@@ -209,6 +278,8 @@ func (c Config) complete() (Config, error) {
 		{"InFlight", &c.InFlight, DefaultInFlight, 1},
 		{"BufferBytes", &c.BufferBytes, DefaultBufferBytes, 64 << 10},
 		{"MergeBehind", &c.MergeBehind, DefaultMergeBehind, 1},
+		{"RepairLimit", &c.RepairLimit, DefaultRepairLimit, 1},
+		{"Deletions.Count", &c.Deletions.Count, DefaultDeletionCount, 1},
 	} {
 		if *n.value == 0 {
 			*n.value = n.def

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -28,52 +30,48 @@ var (
 )
 
 // copy brings the target from the checkpoint's state to equal the source at some revision, and returns the watch that goes on from there.
-func (m *Mirror) copy(ctx context.Context, md *Metadata, reason string) (*watch, error) {
+// doubt is set if it cannot be told whether others deleted keys at the target meanwhile.
+func (m *Mirror) copy(ctx context.Context, md *Metadata, reason string) (w *watch, doubt bool, err error) {
 	base := md == nil || md.Checkpoint.Phase == PhaseBase
 	state, phase := StateResync, PhaseResync
 	if base {
 		state, phase = StateBaseCopy, PhaseBase
 	}
-	var since, targetSince int64
-	if !base {
-		since, targetSince = md.Checkpoint.SourceRevision, md.heldRevision()
-	}
-	marked := false
-	if md != nil && m.filterChanged(md.Identity) {
-		since = 0 // everything is compared: what the new filter keeps was never copied
+	var since int64
+	if !base && !md.Checkpoint.Unlisted && !m.filterChanged(md.Identity) {
+		since = md.Checkpoint.SourceRevision // else everything is compared: what a new filter keeps was never copied
 	}
 	m.track.update(func(s *Status) { s.Resyncs++ })
 	for round, attempt := 1, (etcdrpc.Backoff{}); ; round++ {
 		m.track.setState(state, "")
 		m.log.Info(string(state)+" begins", LogKeyReason, reason, LogKeyRound, round, LogKeySince, since)
 		call(m.cfg.Hooks.Resync, ResyncInfo{Base: base, Since: since, Round: round, Reason: reason})
-		r := &copyRound{m: m, md: md, phase: phase, since: since, targetSince: targetSince, marked: marked, number: round}
+		r := &copyRound{m: m, md: md, phase: phase, since: since, number: round}
 		w, err := r.run(ctx)
 		if err == nil {
-			return w, nil
+			return w, r.doubt, nil
 		}
 		r.closeWatch()
-		marked = r.marked
 		switch {
 		case ctx.Err() != nil || isFatal(err):
-			return nil, err
+			return nil, false, err
 		case errors.Is(err, errAgain), errors.Is(err, errRedo):
 			if errors.Is(err, errAgain) { // the target is right about all that did not change since the head
-				since, targetSince = r.head, r.targetHead
+				since = r.head
 			}
 			reason = "the source compacted what had to be read"
 			if err := m.restoreMarks(ctx); err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			continue
 		}
-		m.track.waiting(string(state) + ": " + err.Error())
+		m.track.waiting(string(state) + ": " + explain(err))
 		m.log.Warn(string(state)+" interrupted", LogKeyError, err)
 		if err := attempt.Wait(ctx); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if err := m.restoreMarks(ctx); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		round--
 	}
@@ -84,11 +82,13 @@ type copyRound struct {
 	m      *Mirror
 	md     *Metadata // at the start of the first round; nil without a checkpoint
 	phase  Phase
-	marked bool // the target's own keys have been told from the mirror's, which is possible only before its first write
 	number int
 
-	// since is the source revision up to which unchanged keys are known to be right at the target as it was at targetSince; 0: nothing is known.
-	since, targetSince int64
+	// since is the source revision up to which unchanged keys are known to be right at the target, but for those that others changed after watched; 0: nothing is known.
+	since int64
+	// watched is the target revision up to which the marks tell what others did; own what the mirror did after it.
+	watched int64
+	own     *ownKeys
 	// head is the source revision that the round reads at and ends with; targetHead the target's when the round began.
 	head, targetHead int64
 
@@ -98,6 +98,9 @@ type copyRound struct {
 	surplus  []surplusKey
 	departed []entry         // keys that a changed filter no longer keeps, on both sides
 	gone     map[string]bool // guarded keys (at the target) that the source no longer has
+	kept     int64           // keys of the source that take part
+	held     int64           // of these, keys of the target
+	doubt    bool            // see copy
 }
 
 // surplusKey is a kept key of the target that the source lacks.
@@ -121,6 +124,10 @@ func (r *copyRound) run(ctx context.Context) (*watch, error) {
 	if r.targetHead, err = m.targetHead(ctx); err != nil {
 		return nil, err
 	}
+	r.watched = m.writer.own.position()
+	if r.own, err = m.writer.readOwn(ctx); err != nil {
+		return nil, err
+	}
 	r.watch = m.openWatch(ctx, r.head+1)
 	r.pin = kvstream.NewPin(m.sourceBegin, r.head)
 	m.track.update(func(s *Status) { s.Copy = CopyStatus{Round: r.number, Began: time.Now()} })
@@ -139,11 +146,17 @@ func (r *copyRound) run(ctx context.Context) (*watch, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.audit(ctx); err != nil {
+		return nil, err
+	}
+	m.writer.unlisted = false
 	next := Checkpoint{Phase: PhaseTail, SourceRevision: exact, Bulk: true}
-	final := append(r.staleMarkers(), m.identityRecord())
+	final := []change{m.identityRecord(), m.writer.clearOwn()}
 	if err := m.writer.apply(ctx, final, next, AppliedInfo{SourceRevision: exact, Bulk: true}); err != nil {
 		return nil, err
 	}
+	m.deletions.peaks = nil
+	m.track.update(func(s *Status) { s.Keys = m.writer.held })
 	m.track.update(func(s *Status) { s.Copy.Ended = time.Now() })
 	m.track.applied(exact)
 	return r.watch, nil
@@ -164,75 +177,61 @@ func (r *copyRound) list(ctx context.Context) error {
 	}
 	departs := r.md != nil && m.filterChanged(r.md.Identity) && m.cfg.LeftFilter == LeftFilterDelete
 	var pos, tpos, filtered int64
-	var source, target *mvccpb.KeyValue
-	nextSource := func() (err error) {
-		pos++
-		source, err = sources.Next(ctx)
-		if err != nil {
-			return fmt.Errorf("source: listing keys: %w", err)
-		}
-		return nil
-	}
-	nextTarget := func() (err error) {
-		for {
-			tpos++
-			if target, err = targets.Next(ctx); err != nil {
-				return fmt.Errorf("target: listing keys: %w", err)
-			}
-			if target == nil || !isMetadata(string(target.Key)) {
-				return nil
-			}
-		}
-	}
-	if err := errors.Join(nextSource(), nextTarget()); err != nil {
-		return err
-	}
-	for source != nil || target != nil {
-		side := compareKeys(m.keys, source, target)
-		if side <= 0 && len(r.gone) > 0 {
-			delete(r.gone, m.keys.toTarget(string(source.Key)))
-		}
-		switch {
-		case side < 0:
-			if m.kept(source.Key) {
-				r.entries = append(r.entries, entry{key: string(source.Key), create: source.CreateRevision, pos: pos})
+	err := mergeKeys(ctx, m.keys, sources, targets, func(source, target *mvccpb.KeyValue) {
+		var kept bool
+		if source != nil {
+			pos++
+			if kept = m.kept(source.Key); kept {
+				r.kept++
 			} else {
 				filtered++
 			}
-		case side == 0:
-			e := entry{create: source.CreateRevision, pos: pos, tpos: tpos}
-			switch {
-			case !m.kept(source.Key):
-				filtered++
-				if departs && !m.reserved(source.Key) {
-					e.key = string(source.Key)
-					r.departed = append(r.departed, e)
-				}
-			case r.since == 0 || source.ModRevision > r.since || target.ModRevision > r.targetSince:
-				e.key = string(source.Key)
-				r.entries = append(r.entries, e)
-			default:
-				m.track.update(func(s *Status) { s.Copy.Listed++ })
+			if len(r.gone) > 0 {
+				delete(r.gone, m.keys.toTarget(string(source.Key)))
 			}
-		default:
-			key := string(target.Key)
-			if m.kept([]byte(m.keys.toSource(key))) {
+		}
+		if target != nil {
+			tpos++
+		}
+		switch {
+		case target == nil:
+			if kept {
+				r.entries = append(r.entries, entry{key: string(source.Key), create: source.CreateRevision, pos: pos})
+			}
+		case source == nil:
+			if key := string(target.Key); m.kept([]byte(m.keys.toSource(key))) {
 				r.surplus = append(r.surplus, surplusKey{key, target.CreateRevision})
 			}
-		}
-		if side <= 0 {
-			if err := nextSource(); err != nil {
-				return err
+		case kept:
+			r.held++
+			if r.looksAt(source, target) {
+				r.entries = append(r.entries, entry{key: string(source.Key), create: source.CreateRevision, pos: pos, tpos: tpos})
+			} else {
+				m.track.update(func(s *Status) { s.Copy.Listed++ })
 			}
+		case departs && !m.reserved(source.Key):
+			r.departed = append(r.departed, entry{key: string(source.Key), create: source.CreateRevision, pos: pos, tpos: tpos})
 		}
-		if side >= 0 {
-			if err := nextTarget(); err != nil {
-				return err
-			}
-		}
-	}
+	})
 	m.track.update(func(s *Status) { s.Filtered += filtered })
-	return nil
+	return err
+}
+
+// looksAt reports whether the values of a key that both sides have are to be compared.
+func (r *copyRound) looksAt(source, target *mvccpb.KeyValue) bool {
+	m := r.m
+	if r.since == 0 || source.ModRevision > r.since {
+		return true
+	}
+	key := string(target.Key)
+	if m.drifted[key] != "" {
+		return true
+	}
+	if target.ModRevision <= r.watched || m.writer.made(r.own, key, target.ModRevision) {
+		return false
+	}
+	m.markDrift(key, DriftChanged, target.ModRevision) // so that it is not forgotten if this round is interrupted
+	return true
 }
 
 // compareKeys says which of the two comes first in the order they share; a side at its end comes last.
@@ -249,70 +248,142 @@ func compareKeys(keys mapping, source, target *mvccpb.KeyValue) int {
 // prepare notes what belongs to the target's own cluster, and that a copy has begun: the first writes. It returns the keys to delete.
 func (r *copyRound) prepare(ctx context.Context) (zombies []string, err error) {
 	m := r.m
-	var found []change
+	before := len(m.foreign)
 	for _, s := range r.surplus {
 		switch {
 		case m.cfg.Surplus == SurplusDelete:
+			zombies = append(zombies, s.key)
 		case m.foreign[s.key]:
-			continue
-		case !r.marked && r.foreignBefore(s):
-			m.foreign[s.key] = true
-			found = append(found, change{key: metaKeys(m.cfg.Name).foreign() + s.key})
-			call(m.cfg.Hooks.Foreign, ForeignInfo{Key: s.key})
-			continue
+		case r.madeByOthers(s.key, s.create):
+			m.markForeign(s.key)
+		default:
+			zombies = append(zombies, s.key)
 		}
-		zombies = append(zombies, s.key)
 	}
-	if len(found) > 0 {
-		m.log.Warn("keys of the target's own cluster are kept", LogKeyCount, len(found))
+	if found := len(m.foreign) - before; found > 0 {
+		m.log.Warn("keys of the target's own cluster are kept", LogKeyCount, found)
 	}
-	// The marks come first: once the checkpoint says that a copy is under way, a restart no longer tells the mirror's keys from others by their age.
-	// Until then a restart finds the same marks again.
-	if err := m.writer.deliver(ctx, found, AppliedInfo{Bulk: true}); len(found) > 0 && err != nil {
+	if err := r.guard(ctx, zombies); err != nil {
 		return nil, err
 	}
-	m.noteMarks()
+	// The marks come first: once the checkpoint says so, they tell all that others did up to now.
+	if err := r.saveMarks(ctx); err != nil {
+		return nil, err
+	}
+	m.writer.own.move(r.targetHead)
 	begun := Checkpoint{Phase: r.phase, SourceRevision: r.since, Bulk: true}
-	var identity []change
+	changes := []change{m.writer.clearOwn()}
 	if r.md == nil {
-		identity = append(identity, m.identityRecord()) // a changed filter is recorded when its resync is done
+		changes = append(changes, m.identityRecord()) // a changed filter is recorded when its resync is done
 	}
-	if err := m.writer.apply(ctx, identity, begun, AppliedInfo{Bulk: true}); err != nil {
-		return nil, err
-	}
-	r.marked = true
-	return zombies, nil
+	return zombies, m.writer.apply(ctx, changes, begun, AppliedInfo{Bulk: true})
 }
 
-// staleMarkers removes the marks of keys that the target's own cluster no longer has to itself, and of guarded keys that the source no longer has.
-func (r *copyRound) staleMarkers() (changes []change) {
+// saveMarks writes what is noted.
+func (r *copyRound) saveMarks(ctx context.Context) error {
+	if len(r.m.pending) == 0 {
+		return nil
+	}
+	return r.m.writer.deliver(ctx, r.m.takePending(), AppliedInfo{Bulk: true})
+}
+
+// guard waits for approval if too much would be deleted.
+func (r *copyRound) guard(ctx context.Context, zombies []string) error {
+	if r.md == nil || len(zombies) == 0 {
+		return nil
+	}
+	m := r.m
+	m.writer.held = r.held + int64(len(zombies))
+	return m.guardDeletes(ctx, r.head, r.kept, zombies[0])
+}
+
+// madeByOthers reports whether a key of the target that the source lacks was made by the target's own cluster.
+// Without a checkpoint the mirror has made nothing. After a change of the filter nobody knows what the old one kept, and what is not known is not deleted.
+func (r *copyRound) madeByOthers(key string, create int64) bool {
+	if r.m.writer.made(r.own, key, create) {
+		return false
+	}
+	return create > r.watched || r.md != nil && r.m.filterChanged(r.md.Identity)
+}
+
+// dropStale removes the marks of what this copy has settled: of keys that the target's own cluster no longer has to itself, of guarded keys that the source no longer has, and of drifted ones.
+func (r *copyRound) dropStale() {
+	m, keys := r.m, metaKeys(r.m.cfg.Name)
 	surplus := make(map[string]bool, len(r.surplus))
 	for _, s := range r.surplus {
 		surplus[s.key] = true
 	}
-	for key := range r.m.foreign {
+	for key := range m.foreign {
 		if !surplus[key] {
-			changes = append(changes, r.m.unmark(key)...)
+			m.forget(key)
 		}
 	}
 	for key := range r.gone {
-		changes = append(changes, r.m.unmark(key)...)
+		delete(m.guarded, key)
+		m.later(change{key: keys.guarded() + key, del: true})
 	}
-	return changes
+	for key := range m.drifted {
+		m.settled(key)
+	}
 }
 
-// foreignBefore reports whether a surplus key was made by the target's own cluster, when the first round of a copy finds it.
-//
-// Without a checkpoint the mirror has made nothing. With a complete one it has made nothing since. While a copy is under way it has; the marks were set when it began.
-// After a change of the filter nobody knows what the old one kept, and what is not known is not deleted.
-func (r *copyRound) foreignBefore(s surplusKey) bool {
-	switch {
-	case r.md == nil:
-		return true
-	case r.md.Checkpoint.Phase != PhaseTail:
-		return false
+// audit notes what others did at the target while the copy wrote. Everything that the copy sent is committed.
+func (r *copyRound) audit(ctx context.Context) error {
+	m := r.m
+	r.dropStale()
+	own, err := m.writer.readOwn(ctx)
+	if err != nil {
+		return err
 	}
-	return r.m.filterChanged(r.md.Identity) || s.create > r.md.heldRevision()
+	head, err := m.targetHead(ctx)
+	if err != nil {
+		return err
+	}
+	begin, end := bounds(m.keys.target)
+	targets := m.targets.Keys(begin, end, kvstream.NewPin(begin, head))
+	defer targets.Close()
+	held := int64(0)
+	for {
+		target, err := targets.Next(ctx)
+		if err != nil {
+			return fmt.Errorf("target: listing keys: %w", err)
+		}
+		if target == nil {
+			break
+		}
+		if !m.keptAtTarget(target.Key) {
+			continue
+		}
+		key := string(target.Key)
+		switch {
+		case target.ModRevision <= r.targetHead || m.writer.made(own, key, target.ModRevision):
+		case target.CreateRevision <= r.targetHead || m.writer.made(own, key, target.CreateRevision):
+			if !m.foreign[key] {
+				m.markDrift(key, DriftChanged, target.ModRevision)
+			}
+		default:
+			if r.wants(m.keys.toSource(key)) {
+				m.markDrift(key, DriftReplaced, target.ModRevision)
+			}
+			m.markForeign(key)
+		}
+		if !m.foreign[key] {
+			held++
+		}
+	}
+	r.doubt = r.pin.Moved() || len(m.guarded) > 0 || held != r.kept
+	m.writer.held = held
+	if err := r.saveMarks(ctx); err != nil {
+		return err
+	}
+	m.writer.own.move(head)
+	return nil
+}
+
+// wants reports whether the round had a key to write.
+func (r *copyRound) wants(sourceKey string) bool {
+	_, found := slices.BinarySearchFunc(r.entries, sourceKey, func(e entry, key string) int { return strings.Compare(e.key, key) })
+	return found
 }
 
 // write makes the target equal to the source at the revision it returns: puts first, deletes last.

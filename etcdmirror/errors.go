@@ -24,16 +24,20 @@ var (
 	ErrSourceRewound = errors.New("source rewound")
 	// ErrPrefixChanged: the checkpoint belongs to other prefixes.
 	ErrPrefixChanged = errors.New("prefixes changed")
-	// ErrFenced: the target was promoted, or another instance of the mirror took over; every write of this instance is refused.
+	// ErrFenced: the target was promoted, or the mirror's metadata was removed; every write of this instance is refused.
 	ErrFenced = errors.New("fenced")
 	// ErrPromoted: the target was promoted and is nobody's standby until Demote.
 	ErrPromoted = errors.New("target is promoted")
+	// ErrNotPromoted: the target is not promoted, so it cannot be demoted.
+	ErrNotPromoted = errors.New("target is not promoted")
 	// ErrNoMirror: the target has no metadata of a mirror with this name.
 	ErrNoMirror = errors.New("no such mirror")
 	// ErrIncomplete: the base copy or a resync has not finished, so the target equals no single revision of the source.
 	ErrIncomplete = errors.New("copy incomplete")
 	// ErrMetadata: the mirror's metadata at the target cannot be read by this version.
 	ErrMetadata = errors.New("unreadable metadata")
+	// ErrNotTripped: the guard against mass deletion has not stopped the mirror.
+	ErrNotTripped = errors.New("nothing to approve")
 	// ErrStopped: Run has returned.
 	ErrStopped = errors.New("mirror stopped")
 	// ErrAlreadyRun: Run was called before; make a new Mirror.
@@ -80,7 +84,7 @@ type FencedError struct {
 	Name    string // the mirror
 	Epoch   int64  // the epoch this instance wrote in
 	Current int64  // the epoch found at the target
-	// Promoted is set when the target was promoted; otherwise another instance of the mirror took over, or the metadata was removed.
+	// Promoted is set when the target was promoted; otherwise the metadata was removed.
 	Promoted bool
 }
 
@@ -88,7 +92,7 @@ func (e *FencedError) Error() string {
 	if e.Promoted {
 		return fmt.Sprintf("fenced: target was promoted in epoch %d, mirror %q wrote in epoch %d; it must not be started again before the roles are settled (see Demote)", e.Current, e.Name, e.Epoch)
 	}
-	return fmt.Sprintf("fenced: another instance of mirror %q has taken over at the target (epoch %d), or its metadata was removed; run one instance only", e.Name, e.Current)
+	return fmt.Sprintf("fenced: the metadata of mirror %q was removed from the target while it ran; start it again to begin with a base copy", e.Name)
 }
 
 // Is makes errors.Is work for ErrFenced and ErrPromoted.

@@ -46,6 +46,9 @@ func (p *pair) start(cfg etcdmirror.Config) *running {
 	if cfg.Name == "" {
 		cfg.Name = "test"
 	}
+	if cfg.SessionTTL == 0 {
+		cfg.SessionTTL = time.Second
+	}
 	m, err := etcdmirror.New(p.source, p.target, cfg)
 	if err != nil {
 		p.t.Fatal(err)
@@ -224,6 +227,7 @@ type recorder struct {
 	guarded []etcdmirror.GuardedInfo
 	foreign []string
 	applied []etcdmirror.AppliedInfo
+	drift   []etcdmirror.DriftInfo
 }
 
 func (r *recorder) hooks() etcdmirror.Hooks {
@@ -231,6 +235,7 @@ func (r *recorder) hooks() etcdmirror.Hooks {
 		Resync:  func(i etcdmirror.ResyncInfo) { r.mu.Lock(); defer r.mu.Unlock(); r.resyncs = append(r.resyncs, i) },
 		Guarded: func(i etcdmirror.GuardedInfo) { r.mu.Lock(); defer r.mu.Unlock(); r.guarded = append(r.guarded, i) },
 		Foreign: func(i etcdmirror.ForeignInfo) { r.mu.Lock(); defer r.mu.Unlock(); r.foreign = append(r.foreign, i.Key) },
+		Drift:   func(i etcdmirror.DriftInfo) { r.mu.Lock(); defer r.mu.Unlock(); r.drift = append(r.drift, i) },
 		Applied: func(i etcdmirror.AppliedInfo) { r.mu.Lock(); defer r.mu.Unlock(); r.applied = append(r.applied, i) },
 	}
 }

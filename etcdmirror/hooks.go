@@ -7,20 +7,32 @@ import "time"
 type Hooks struct {
 	// State is called when the state or its reason changes.
 	State func(StateInfo)
+	// Leading is called when this instance begins to lead.
+	Leading func(LeadingInfo)
 	// Applied is called after each transaction that the target committed.
 	Applied func(AppliedInfo)
 	// Resync is called when a base copy or resync begins, and why.
 	Resync func(ResyncInfo)
 	// Guarded is called for each value that a guard or the transformation kept from the target.
 	Guarded func(GuardedInfo)
-	// Foreign is called for each key of the target's kept space that a base copy or resync found to be the target's own.
+	// Foreign is called for each key of the target's kept space that was found to be the target's own.
 	Foreign func(ForeignInfo)
+	// Drift is called for each mirrored key that was found to be changed or deleted at the target by others, once more when it was repaired, and when repairing it is given up.
+	Drift func(DriftInfo)
+	// Tripped is called when the guard against mass deletion stops the mirror.
+	Tripped func(Trip)
 }
 
 // StateInfo is what Hooks.State gets.
 type StateInfo struct {
 	State  State
 	Reason string // why, for StateWaiting and StateStopped
+}
+
+// LeadingInfo is what Hooks.Leading gets.
+type LeadingInfo struct {
+	Replica string
+	Waited  time.Duration // for leadership
 }
 
 // AppliedInfo is what Hooks.Applied gets.
@@ -32,6 +44,8 @@ type AppliedInfo struct {
 	Bulk           bool // may hold several keys of one resource
 	Part           bool // one part of a source revision too large for the target, and not its last
 	Duration       time.Duration
+
+	takeover bool // the beginning of a term, which writes no data
 }
 
 // ResyncInfo is what Hooks.Resync gets.
@@ -53,14 +67,40 @@ type ForeignInfo struct {
 	Key string // at the target
 }
 
+// DriftKind says what others did to a mirrored key at the target.
+type DriftKind string
+
+const (
+	// DriftChanged: its value was overwritten.
+	DriftChanged DriftKind = "changed"
+	// DriftDeleted: it was deleted.
+	DriftDeleted DriftKind = "deleted"
+	// DriftReplaced: it was deleted and made again.
+	DriftReplaced DriftKind = "replaced"
+	// DriftFought: as DriftChanged, but it was repaired so often that somebody keeps changing it back; it is left alone now.
+	DriftFought DriftKind = "fought"
+	// DriftRepaired: the target has the source's value again. Hooks only.
+	DriftRepaired DriftKind = "repaired"
+)
+
+// DriftInfo is what Hooks.Drift gets and what Metadata lists.
+type DriftInfo struct {
+	Key            string // at the target
+	Kind           DriftKind
+	TargetRevision int64 // of the change, or, in Metadata, of the note about it
+}
+
 // JoinHooks calls each of several hooks in turn.
 func JoinHooks(all ...Hooks) Hooks {
 	return Hooks{
 		State:   join(all, func(h Hooks) func(StateInfo) { return h.State }),
+		Leading: join(all, func(h Hooks) func(LeadingInfo) { return h.Leading }),
 		Applied: join(all, func(h Hooks) func(AppliedInfo) { return h.Applied }),
 		Resync:  join(all, func(h Hooks) func(ResyncInfo) { return h.Resync }),
 		Guarded: join(all, func(h Hooks) func(GuardedInfo) { return h.Guarded }),
 		Foreign: join(all, func(h Hooks) func(ForeignInfo) { return h.Foreign }),
+		Drift:   join(all, func(h Hooks) func(DriftInfo) { return h.Drift }),
+		Tripped: join(all, func(h Hooks) func(Trip) { return h.Tripped }),
 	}
 }
 

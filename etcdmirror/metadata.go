@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,6 +22,11 @@ import (
 //	/understudy/<name>/identity       what the checkpoint belongs to: source, prefixes, filter, transformation
 //	/understudy/<name>/foreign/<key>  a key of the target's kept space that the target's own cluster made
 //	/understudy/<name>/guarded/<key>  a key whose value was not written, with the reason
+//	/understudy/<name>/drift/<key>    a mirrored key that others changed or deleted at the target
+//	/understudy/<name>/own/<n>        a transaction of the mirror, mostly of a copy under way: its mod_revision is the mirror's own
+//	/understudy/<name>/trip           the guard against mass deletion has stopped the mirror; approved by /understudy/<name>/approval
+//	/understudy/<name>/lease/<id>     a lease granted for the source's
+//	/understudy/<name>/election/<id>  a running instance; the oldest leads
 const MetadataPrefix = "/understudy/"
 
 // Phase says how the target's kept state relates to the source.
@@ -63,8 +70,14 @@ type Checkpoint struct {
 	// Bulk is set when the record's own transaction may hold several keys of one resource; LastBulk is the target revision of the last such transaction before it.
 	Bulk     bool  `json:"bulk,omitempty"`
 	LastBulk int64 `json:"lastBulk,omitempty"`
-	// Held is set by a start that took the mirror over: the target revision of the last record before, which may be older than this one by all that the target's own cluster did in between.
-	Held int64 `json:"held,omitempty"`
+	// Watched is the target revision up to which all keys that the target's own cluster made, changed or deleted in the kept space are marked.
+	// Own are the mirror's own target revisions after it, as differences from it; more may be told by the keys under own/. What else was made after it is the target's own.
+	Watched int64   `json:"watched,omitempty"`
+	Own     []int64 `json:"own,omitempty"`
+	// Unlisted is set when more keys were changed or deleted at the target than are listed under drift/.
+	Unlisted bool `json:"unlisted,omitempty"`
+	// Keys is how many keys the mirror holds at the target.
+	Keys int64 `json:"keys,omitempty"`
 }
 
 // Identity is what a checkpoint belongs to.
@@ -86,9 +99,14 @@ type Metadata struct {
 	Identity   Identity
 	// CheckpointRevision is the target revision that wrote Checkpoint.
 	CheckpointRevision int64
-	// Foreign and Guarded are sorted keys of the target; Guarded has the reasons.
+	// Foreign, Guarded and Drift list keys of the target, sorted.
 	Foreign []string
 	Guarded []GuardedInfo
+	Drift   []DriftInfo
+	// Trip is the guard against mass deletion that has stopped the mirror, nil if none has.
+	Trip *Trip
+	// Leases are those that the mirror granted at the target, under the source's IDs.
+	Leases []int64
 }
 
 // LastBulkRevision is the last target revision that may hold several keys of one resource, 0 if none does. A client of the target whose
@@ -98,14 +116,6 @@ func (m *Metadata) LastBulkRevision() int64 {
 		return m.CheckpointRevision
 	}
 	return m.Checkpoint.LastBulk
-}
-
-// heldRevision is the last target revision that the mirror's own data may be as young as, while it is in PhaseTail.
-func (m *Metadata) heldRevision() int64 {
-	if m.Checkpoint.Held > 0 {
-		return m.Checkpoint.Held
-	}
-	return m.CheckpointRevision
 }
 
 // ReadMetadata reads what the target tells about the named mirror. It needs no source. ErrNoMirror if there is none.
@@ -118,7 +128,7 @@ func ReadMetadata(ctx context.Context, target *clientv3.Client, name string) (*M
 		return nil, err
 	}
 	for _, md := range all {
-		if md.Name == name {
+		if md.Name == name && md.CheckpointRevision != 0 {
 			return md, nil
 		}
 	}
@@ -129,7 +139,7 @@ func ReadMetadata(ctx context.Context, target *clientv3.Client, name string) (*M
 // ListMetadata reads the metadata of all mirrors at the target, by name.
 func ListMetadata(ctx context.Context, target *clientv3.Client) ([]*Metadata, error) {
 	all, _, err := readMetadata(ctx, target, DefaultRequestTimeout, "target", MetadataPrefix)
-	return all, err
+	return slices.DeleteFunc(all, func(md *Metadata) bool { return md.CheckpointRevision == 0 }), err
 }
 
 // metaKeys names the metadata of a mirror.
@@ -140,6 +150,12 @@ func (n metaKeys) checkpoint() string { return n.dir() + "checkpoint" }
 func (n metaKeys) identity() string   { return n.dir() + "identity" }
 func (n metaKeys) foreign() string    { return n.dir() + "foreign/" }
 func (n metaKeys) guarded() string    { return n.dir() + "guarded/" }
+func (n metaKeys) drift() string      { return n.dir() + "drift/" }
+func (n metaKeys) own() string        { return n.dir() + "own/" }
+func (n metaKeys) lease() string      { return n.dir() + "lease/" }
+func (n metaKeys) trip() string       { return n.dir() + "trip" }
+func (n metaKeys) approval() string   { return n.dir() + "approval" }
+func (n metaKeys) election() string   { return n.dir() + "election/" }
 
 // readMetadata reads all mirrors below dir, in pages so that any number of markers can be read, at one revision.
 func readMetadata(ctx context.Context, c *clientv3.Client, timeout time.Duration, side, dir string) ([]*Metadata, *clientv3.GetResponse, error) {
@@ -199,6 +215,15 @@ func addMetadata(byName map[string]*Metadata, side string, kv *mvccpb.KeyValue) 
 		md.Foreign = append(md.Foreign, key)
 	case "guarded":
 		md.Guarded = append(md.Guarded, GuardedInfo{Key: key, Reason: string(kv.Value)})
+	case "drift":
+		md.Drift = append(md.Drift, DriftInfo{Key: key, Kind: DriftKind(kv.Value), TargetRevision: kv.ModRevision})
+	case "trip":
+		md.Trip = &Trip{}
+		return decodeRecord(side, kv, md.Trip, func() int { return recordVersion })
+	case "lease":
+		if id, err := strconv.ParseInt(key, 16, 64); err == nil {
+			md.Leases = append(md.Leases, id)
+		}
 	}
 	return nil
 }

@@ -2,12 +2,11 @@ package etcdmirror
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -17,15 +16,18 @@ import (
 
 // Keys of the attributes of log records.
 const (
-	LogKeyMirror   = "mirror"
-	LogKeyReason   = "reason"
-	LogKeyRound    = "round"
-	LogKeySince    = "since"
-	LogKeyRevision = "sourceRevision"
-	LogKeyEpoch    = "epoch"
-	LogKeyError    = "error"
-	LogKeyCount    = "count"
-	LogKeyKey      = "key"
+	LogKeyMirror         = "mirror"
+	LogKeyReason         = "reason"
+	LogKeyRound          = "round"
+	LogKeySince          = "since"
+	LogKeyRevision       = "sourceRevision"
+	LogKeyEpoch          = "epoch"
+	LogKeyError          = "error"
+	LogKeyCount          = "count"
+	LogKeyKey            = "key"
+	LogKeyReplica        = "replica"
+	LogKeyDuration       = "duration"
+	LogKeyTargetRevision = "targetRevision"
 )
 
 // Mirror copies the kept keys of a source etcd to a target etcd and follows the source. Make one with New and call Run once.
@@ -45,10 +47,21 @@ type Mirror struct {
 
 	// Set when Run begins.
 	sourceID, targetID uint64
-	writer             *target
-	stalls             int               // watches in a row that were ended for showing no sign of life
-	foreign            map[string]bool   // target key
-	guarded            map[string]string // target key -> reason
+
+	// Set when a term of leadership begins.
+	writer *target
+	stalls int // watches in a row that were ended for showing no sign of life
+	marks
+	drift     *drift
+	deletions *deletions
+	trip      *Trip       // the guard against mass deletion waits, or waited when the last term ended
+	leases    leaseKeeper // nil if leases are dropped
+}
+
+// leaseKeeper keeps the target's leases like the source's.
+type leaseKeeper interface {
+	// ensure returns the lease to put a key with at the target, 0 if the source's is gone.
+	ensure(ctx context.Context, id int64) (int64, error)
 }
 
 // New checks the configuration and returns a Mirror that has not contacted anything. The caller owns the clients and closes them after Run has returned.
@@ -90,7 +103,8 @@ func (m *Mirror) askProgress() {
 }
 
 // Run mirrors until ctx ends, which returns nil, or until something makes it impossible, which returns an error (see the Err variables).
-// What may pass, such as an unreachable etcd, is waited for once Run has done its first checks; Status tells the reason. Run may be called once.
+// What may pass, such as an unreachable etcd, is waited for once Run has done its first checks; Status tells the reason.
+// While another instance of this mirror leads, Run waits to take over. Run may be called once.
 func (m *Mirror) Run(ctx context.Context) error {
 	if m.ran.Swap(true) {
 		return &Error{Kind: ErrAlreadyRun, Hint: "make a new Mirror with New"}
@@ -109,37 +123,86 @@ func (m *Mirror) Run(ctx context.Context) error {
 
 func (m *Mirror) run(ctx context.Context) error {
 	m.track.setState(StateStarting, "")
-	md, err := m.preflight(ctx)
-	if err != nil {
+	// What is wrong for good is told at once, also by an instance that would have to wait for another.
+	if _, err := m.preflight(ctx); err != nil {
 		return err
 	}
-	if md, err = m.takeOver(ctx, md); err != nil {
+	for {
+		l, err := m.campaign(ctx)
+		if err != nil {
+			return err
+		}
+		err = m.lead(ctx, l)
+		l.resign()
+		switch {
+		case !errors.Is(err, errSuperseded):
+			return err
+		case ctx.Err() != nil: // then the session ends too
+			return ctx.Err()
+		}
+		m.log.Warn("leadership lost", LogKeyReplica, m.cfg.Replica)
+	}
+}
+
+// lead mirrors for one term of leadership.
+func (m *Mirror) lead(ctx context.Context, l *leadership) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.session.Ctx(), func() { cancel(errSuperseded) })()
+	defer func() {
+		if errors.Is(context.Cause(ctx), errSuperseded) && !isFatal(err) {
+			err = errSuperseded
+		}
+	}()
+	md, err := m.takeOver(ctx, l)
+	if err != nil {
 		return err
 	}
 	if err := m.restoreMarks(ctx); err != nil {
 		return err
 	}
+	m.deletions, m.trip = &deletions{guard: m.cfg.Deletions}, nil
+	if md != nil && md.Trip != nil {
+		m.trip = md.Trip
+		m.deletions.note(time.Now(), md.Trip.Keys) // the window goes on
+	}
+	defer func() { m.drift.close() }()
+	m.drift = m.newDrift()
 	var w *watch
 	reason := m.copyReason(md)
 	if reason == "" {
 		m.track.applied(md.Checkpoint.SourceRevision)
 		m.track.saved(md.Checkpoint.SourceRevision)
+		m.drift.begin(ctx, false)
 		w = m.openWatch(ctx, md.Checkpoint.SourceRevision+1)
 	}
 	for {
 		if w == nil {
-			if w, err = m.copy(ctx, md, reason); err != nil {
+			m.drift.close()
+			var doubt bool
+			if w, doubt, err = m.copy(ctx, md, reason); err != nil {
 				return err
 			}
+			m.drift = m.newDrift()
+			m.drift.begin(ctx, doubt)
 		}
-		if err := m.follow(ctx, w); !isCompacted(err) {
+		err := m.follow(ctx, w)
+		switch {
+		case isCompacted(err):
+			// What comes next is gone at the source. The target still equals it at the checkpoint.
+			reason = fmt.Sprintf("the source compacted revision %d", m.writer.record.SourceRevision+1)
+		case errors.Is(err, errUnlisted):
+			reason = err.Error()
+		default:
 			return err
 		}
-		// What comes next is gone at the source. The target still equals it at the checkpoint.
+		if err := m.saveTail(ctx, nil, m.writer.within(), AppliedInfo{}); err != nil { // what is noted of the target must not be lost
+			return err
+		}
 		if md, err = m.reread(ctx); err != nil {
 			return err
 		}
-		w, reason = nil, fmt.Sprintf("the source compacted revision %d", m.writer.record.SourceRevision+1)
+		w = nil
 	}
 }
 
@@ -156,54 +219,49 @@ func (m *Mirror) copyReason(md *Metadata) string {
 	return ""
 }
 
-// takeOver makes this instance the only writer: it rewrites the checkpoint, which refuses whatever another instance still sends. It returns the metadata as it was just before.
-func (m *Mirror) takeOver(ctx context.Context, md *Metadata) (*Metadata, error) {
-	var id [6]byte
-	rand.Read(id[:])
-	m.writer = m.newTarget()
-	m.writer.record = Checkpoint{Epoch: 1, Writer: hex.EncodeToString(id[:])}
-	m.track.update(func(s *Status) { s.Epoch = 1 })
-	if md == nil {
-		return nil, nil // the first transaction creates the checkpoint, if nobody else has
+// takeOver begins a term: it repeats the checks of the start, waiting where the first start fails, and puts the record in this term's name.
+// It returns the metadata as it was just before. The terms before have ended: their transactions are refused.
+func (m *Mirror) takeOver(ctx context.Context, l *leadership) (*Metadata, error) {
+	m.writer = m.newTarget(l)
+	for attempt := (etcdrpc.Backoff{}); ; {
+		md, err := m.preflight(ctx)
+		if err == nil {
+			md, err = m.takeRecord(ctx, md)
+		}
+		if err == nil || ctx.Err() != nil || !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrPermission) {
+			return md, err
+		}
+		m.track.waiting(err.Error())
+		if err := attempt.Wait(ctx); err != nil {
+			return nil, err
+		}
 	}
-	m.writer.mod.Store(md.CheckpointRevision)
-	if md.Checkpoint.Phase == PhaseArmed {
-		m.writer.record.Epoch, m.writer.record.LastBulk = md.Checkpoint.Epoch, md.Checkpoint.LastBulk
-		m.track.update(func(s *Status) { s.Epoch = md.Checkpoint.Epoch })
-		return nil, nil // but for the epoch this is a first start, and its first transaction replaces the checkpoint
-	}
-	err := m.takeRecord(ctx, md)
-	if fenced := (*FencedError)(nil); !errors.As(err, &fenced) || fenced.Promoted {
-		return md, err
-	}
-	// Another instance is alive and was faster, perhaps a thousand times a second. Writing its record again unchanged stops it (see Promote).
-	resp, err := etcdrpc.Do(ctx, m.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.PutResponse, error) {
-		return m.target.Put(ctx, m.writer.keys.checkpoint(), "", clientv3.WithIgnoreValue(), clientv3.WithPrevKV())
-	})
-	if err != nil {
-		return nil, unavailable("target", "taking over", err)
-	}
-	now := map[string]*Metadata{m.cfg.Name: {Name: m.cfg.Name, Identity: md.Identity, Foreign: md.Foreign, Guarded: md.Guarded}}
-	if err := addMetadata(now, "target", resp.PrevKv); err != nil {
-		return nil, err
-	}
-	md = now[m.cfg.Name]
-	if md.Checkpoint.Phase == PhasePromoted {
-		return nil, &FencedError{Name: m.cfg.Name, Epoch: m.writer.record.Epoch, Current: md.Checkpoint.Epoch, Promoted: true}
-	}
-	m.writer.mod.Store(resp.Header.Revision)
-	return md, m.takeRecord(ctx, md)
 }
 
-// takeRecord replaces the record in md by the same in this instance's name.
-func (m *Mirror) takeRecord(ctx context.Context, md *Metadata) error {
+// takeRecord puts the record that preflight found in this term's name.
+func (m *Mirror) takeRecord(ctx context.Context, md *Metadata) (*Metadata, error) {
+	m.track.update(func(s *Status) { s.Epoch = 1 })
+	if md == nil {
+		return nil, nil // the first transaction creates the checkpoint
+	}
+	m.writer.mod.Store(md.CheckpointRevision)
+	m.writer.record.LastBulk = md.LastBulkRevision()
+	m.writer.record.Epoch = md.Checkpoint.Epoch
+	m.track.update(func(s *Status) { s.Epoch, s.LastBulkRevision = md.Checkpoint.Epoch, md.LastBulkRevision() })
+	if md.Checkpoint.Phase == PhaseArmed {
+		return nil, nil // but for the epoch this is a first start, and its first transaction replaces the checkpoint
+	}
+	own, err := m.writer.readOwn(ctx)
+	if err != nil {
+		return nil, unavailable("target", "reading "+metaKeys(m.cfg.Name).own(), err)
+	}
+	m.writer.own.load(md, own)
+	m.writer.record.SourceHead, m.writer.record.SourceHeadAt = md.Checkpoint.SourceHead, md.Checkpoint.SourceHeadAt
+	m.writer.held, m.writer.unlisted = md.Checkpoint.Keys, md.Checkpoint.Unlisted
 	next := md.Checkpoint
-	m.writer.record.Epoch, m.writer.record.Bulk, m.writer.record.LastBulk = next.Epoch, false, md.LastBulkRevision()
-	m.writer.record.SourceHead, m.writer.record.SourceHeadAt = next.SourceHead, next.SourceHeadAt
-	next.Held, next.Bulk = md.heldRevision(), false
-	m.track.update(func(s *Status) { s.Epoch, s.LastBulkRevision = next.Epoch, md.LastBulkRevision() })
+	next.Bulk = false
 	m.log.Info("continuing a mirror", LogKeyEpoch, next.Epoch, LogKeyRevision, next.SourceRevision)
-	return m.writer.commit(ctx, nil, next, AppliedInfo{SourceRevision: next.SourceRevision})
+	return md, m.writer.commit(ctx, nil, next, AppliedInfo{SourceRevision: next.SourceRevision, takeover: true})
 }
 
 // reread reads this mirror's metadata again, and its marks. It waits for a target that does not answer.
@@ -236,9 +294,9 @@ func (m *Mirror) restoreMarks(ctx context.Context) error {
 	return err
 }
 
-// isFatal reports whether waiting cannot help.
+// isFatal reports whether waiting cannot help, at least not in this term.
 func isFatal(err error) bool {
-	for _, kind := range []error{ErrFenced, ErrSourceRewound, ErrSourceChanged, ErrSameCluster, ErrMetadata} {
+	for _, kind := range []error{ErrFenced, ErrSourceRewound, ErrSourceChanged, ErrSameCluster, ErrMetadata, errSuperseded} {
 		if errors.Is(err, kind) {
 			return true
 		}

@@ -6,10 +6,10 @@ import pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 const (
 	// minTxnOps: the checkpoint and one level of nesting need room beside a change.
 	minTxnOps = 4
-	// baseOverhead is what the comparison, the request's header and the encoding add, at most.
-	baseOverhead = 512
+	// baseOverhead is what the comparisons, the request's header and the encoding add, at most.
+	baseOverhead = 640
 	// checkpointBytes is what the checkpoint adds, at most.
-	checkpointBytes = 768
+	checkpointBytes = 1024
 )
 
 // pack arranges operations for a server that allows limit of them. Such a limit holds for each level of nested transactions, less what the levels above hold

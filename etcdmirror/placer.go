@@ -148,7 +148,7 @@ func (p *placer) placeItems(ctx context.Context, items []item, glued map[int32]b
 		}
 		sourceKey := p.entries[it.index].key
 		targetKey := p.keys.toTarget(sourceKey)
-		if it.target != nil && p.m.equal(ctx, sourceKey, targetKey, it.source.Value, it.target.Value) {
+		if it.target != nil && p.m.equal(ctx, sourceKey, targetKey, it.source.Value, it.target.Value) && p.m.leaseMatches(it.source, it.target) {
 			p.remember(it, 0)
 			if marks := p.m.unmark(targetKey); len(marks) > 0 {
 				if _, err := p.bulk.add(nil, false, marks...); err != nil {
@@ -162,7 +162,11 @@ func (p *placer) placeItems(ctx context.Context, items []item, glued map[int32]b
 			continue
 		}
 		var written bool
-		if it.changes, written = p.m.changesOf(ctx, sourceKey, it.source.Value); written && it.target != nil && p.another(it) {
+		var err error
+		if it.changes, written, err = p.m.changesOf(ctx, it.source); err != nil {
+			return err
+		}
+		if written && it.target != nil && p.another(it) {
 			replaced = append(replaced, change{key: targetKey, del: true})
 		}
 		now = append(now, it)

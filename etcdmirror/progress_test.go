@@ -28,17 +28,24 @@ func TestProgressBeyondThePrefix(t *testing.T) {
 	}
 }
 
-// A start takes over even if the source is quiet.
-func TestP6AStartTakesOver(t *testing.T) {
+// An instance waits while another leads, and takes over at once when that one ends, even if the source is quiet.
+func TestP6AnInstanceTakesOver(t *testing.T) {
 	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
 	p.put(p.source, key(0), "v")
-	first := p.start(etcdmirror.Config{})
+	first := p.start(etcdmirror.Config{Replica: "first"})
 	p.sync(first)
 	before := p.metadata().Checkpoint
-	second := p.start(etcdmirror.Config{})
-	p.eventually(second, "tail", func(s etcdmirror.Status) bool { return s.State == etcdmirror.StateTail })
+	second := p.start(etcdmirror.Config{Replica: "second", SessionTTL: time.Hour})
+	p.eventually(second, "wait", func(s etcdmirror.Status) bool {
+		return s.State == etcdmirror.StateReplica && s.Leader == "first" && s.SavedRevision == before.SourceRevision
+	})
+	first.stop()
+	p.eventually(second, "tail", func(s etcdmirror.Status) bool { return s.State == etcdmirror.StateTail && s.Leader == "second" })
 	if after := p.metadata().Checkpoint; after.Writer == before.Writer {
 		t.Errorf("the checkpoint is still that of the first instance, %s", after.Writer)
+	}
+	if s := second.Status(); s.Resyncs != 0 {
+		t.Errorf("the take-over needed %d copies", s.Resyncs)
 	}
 }
 
@@ -102,7 +109,7 @@ func TestP9ARevisionOfSeveralFragments(t *testing.T) {
 	p := newRecordedPair(t, embedetcd.Options{MaxTxnOps: 1000}, embedetcd.Options{MaxTxnOps: 1000, MaxRequestBytes: 8 << 20})
 	p.oracle.MapKey = func(key string) (string, bool) { return key, strings.HasPrefix(key, etcdmirror.DefaultPrefix) }
 	p.oracle.InTargetSpace = func(key string) bool { return strings.HasPrefix(key, etcdmirror.DefaultPrefix) }
-	r := p.start(etcdmirror.Config{MaxRequestBytes: 8 << 20})
+	r := p.start(etcdmirror.Config{MaxRequestBytes: 8 << 20, Deletions: etcdmirror.DeletionGuard{Off: true}})
 	p.put(p.source, key(0), "v")
 	p.sync(r)
 	// Few and long keys: the server's time for dividing a revision grows with the square of its events.

@@ -117,10 +117,10 @@ func Demote(ctx context.Context, target *clientv3.Client, name string) error {
 		return err
 	}
 	if md.Checkpoint.Phase != PhasePromoted {
-		return &Error{Kind: ErrConfig, Side: "target", Detail: fmt.Sprintf("mirror %q is in phase %q, not promoted", name, md.Checkpoint.Phase), Hint: "nothing is to be demoted"}
+		return &Error{Kind: ErrNotPromoted, Side: "target", Detail: fmt.Sprintf("mirror %q is in phase %q", name, md.Checkpoint.Phase), Hint: "nothing is to be demoted"}
 	}
 	keys := metaKeys(name)
-	for _, marks := range []string{keys.foreign(), keys.guarded()} {
+	for _, marks := range []string{keys.foreign(), keys.guarded(), keys.drift(), keys.own(), keys.trip(), keys.approval()} {
 		if _, err := etcdrpc.Do(ctx, DefaultRequestTimeout, func(ctx context.Context) (*clientv3.DeleteResponse, error) {
 			return target.Delete(ctx, marks, clientv3.WithPrefix())
 		}); err != nil {

@@ -171,36 +171,6 @@ func TestP6ALateDuplicateOfAWriteIsRefused(t *testing.T) {
 	p.mustEqual("/registry/", nil)
 }
 
-// A second instance takes over from one that writes all the time, and the first ends.
-func TestP6TheNewestInstanceWrites(t *testing.T) {
-	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
-	first := p.start(etcdmirror.Config{})
-	p.put(p.source, key(0), "v")
-	p.sync(first)
-	ctx, stop := context.WithCancel(p.ctx)
-	defer stop()
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		for n := 0; ctx.Err() == nil; n++ {
-			_, _ = p.source.Put(ctx, key(n%100), fmt.Sprint(n))
-		}
-	}()
-	p.eventually(first, "tail under traffic", func(s etcdmirror.Status) bool { return s.Puts > 20 })
-	second := p.start(etcdmirror.Config{})
-	err := first.ended(p.ctx)
-	if !errors.Is(err, etcdmirror.ErrFenced) || errors.Is(err, etcdmirror.ErrPromoted) {
-		t.Errorf("the first instance ended with %v", err)
-	}
-	stop()
-	<-written
-	p.sync(second)
-	p.mustEqual("/registry/", nil)
-	if s := second.Status(); s.Resyncs != 0 {
-		t.Errorf("the take-over needed %d copies", s.Resyncs)
-	}
-}
-
 func TestPromoteRefusals(t *testing.T) {
 	p := newPair(t, embedetcd.Options{}, embedetcd.Options{MaxRequestBytes: 64 << 10})
 	_, err := etcdmirror.Promote(p.ctx, p.target, "test", etcdmirror.PromoteOptions{})
@@ -211,7 +181,7 @@ func TestPromoteRefusals(t *testing.T) {
 	p.put(p.source, key(1), strings.Repeat("x", 100<<10))
 	r := p.start(etcdmirror.Config{})
 	p.eventually(r, "waiting", func(s etcdmirror.Status) bool { return s.State == etcdmirror.StateWaiting })
-	wantError(t, etcdmirror.Demote(p.ctx, p.target, "test"), etcdmirror.ErrConfig)
+	wantError(t, etcdmirror.Demote(p.ctx, p.target, "test"), etcdmirror.ErrNotPromoted)
 	_, err = etcdmirror.Promote(p.ctx, p.target, "test", etcdmirror.PromoteOptions{})
 	wantError(t, err, etcdmirror.ErrIncomplete)
 	if r.Status().State != etcdmirror.StateWaiting {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
@@ -110,6 +111,17 @@ func decode(value []byte) (c etcdmirror.Checkpoint, err error) {
 // check holds the histories against each other after the source has become quiet.
 func (p *recordedPair) check() {
 	p.t.Helper()
+	if err := p.converged(); err != nil {
+		p.t.Error(err)
+	}
+	if err := history.CheckAll(p.from, p.to, p.oracle); err != nil {
+		p.t.Error(err)
+	}
+}
+
+// converged compares both sides as they are now.
+func (p *recordedPair) converged() error {
+	p.t.Helper()
 	for _, r := range []*history.Recorder{p.from, p.to} {
 		head, err := r.Head(p.ctx)
 		if err != nil {
@@ -119,12 +131,33 @@ func (p *recordedPair) check() {
 			p.t.Fatal(err)
 		}
 	}
-	if err := history.CheckConverged(p.from, p.to, p.oracle); err != nil {
-		p.t.Error(err)
+	return history.CheckConverged(p.from, p.to, p.oracle)
+}
+
+// compactRecorded discards a cluster's history that is recorded.
+func (p *recordedPair) compactRecorded(c *clientv3.Client, rec *history.Recorder) {
+	p.t.Helper()
+	if _, err := rec.Head(p.ctx); err != nil {
+		p.t.Fatal(err)
 	}
-	if err := history.CheckAll(p.from, p.to, p.oracle); err != nil {
-		p.t.Error(err)
+	if _, err := c.Compact(p.ctx, rec.Seen()); err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
+		p.t.Fatal(err)
 	}
+}
+
+// sourcePrefix and targetPrefix are what a random configuration maps.
+func (p *recordedPair) sourcePrefix(cfg etcdmirror.Config) string {
+	if cfg.AllKeys {
+		return ""
+	}
+	return etcdmirror.DefaultPrefix
+}
+
+func (p *recordedPair) targetPrefix(cfg etcdmirror.Config) string {
+	if cfg.AllKeys || cfg.StripPrefix || cfg.TargetPrefix != "" {
+		return cfg.TargetPrefix
+	}
+	return etcdmirror.DefaultPrefix
 }
 
 // randomConfig chooses prefixes, filter and sizes, and tells the oracle of them.
@@ -191,9 +224,14 @@ func TestConsistencyUnderRandomTraffic(t *testing.T) {
 			t.Fatal(err)
 		}
 		compactor := &traffic.Compactor{Client: direct, Seed: seed, Every: 1 + rng.IntN(40), Before: p.from.WaitFor}
+		own := newStranger(p.pair, p.targetPrefix(cfg)+"secrets/own/", rng)
+		p.oracle.Ignore = func(key string) bool { return strings.HasPrefix(key, own.dir) }
 		faults := map[string]int{}
 		start()
 		for range 60 {
+			for range rng.IntN(3) {
+				own.act()
+			}
 			if err := gen.Run(p.ctx, direct, 1+rng.IntN(10)); err != nil {
 				t.Fatal(err)
 			}
@@ -225,12 +263,16 @@ func TestConsistencyUnderRandomTraffic(t *testing.T) {
 				gate.open()
 			case 3:
 				p.sync(r)
+			case 4:
+				faults["target compacted"]++
+				p.compactRecorded(p.target, p.to)
 			}
 		}
 		p.sync(r)
 		s := r.Status()
 		r.stop()
 		p.check()
+		own.check()
 		t.Logf("%+v; compactions %d, faults %v; %d copies in the last run, %d splits", gen.Stats(), compactor.Compactions(), faults, s.Resyncs, s.Splits)
 	})
 }
@@ -238,16 +280,26 @@ func TestConsistencyUnderRandomTraffic(t *testing.T) {
 // TestP3KilledAtAnyInstant kills the mirror's process again and again, at random amounts of progress.
 func TestP3KilledAtAnyInstant(t *testing.T) {
 	schedules(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+		t.Parallel() // most of the time is spent waiting for the session of a killed instance to expire
 		p := newRecordedPair(t, embedetcd.Options{}, embedetcd.Options{})
 		gen := traffic.New(traffic.Config{Seed: seed, MaxValue: 100 << 10})
 		if err := gen.Run(p.ctx, p.source, 200); err != nil {
 			t.Fatal(err)
 		}
-		const kills = 8
+		own := newStranger(p.pair, "/registry/secrets/own/", rng)
+		p.oracle.Ignore = func(key string) bool { return strings.HasPrefix(key, own.dir) }
+		const kills = 6
 		for range kills {
 			child := p.child()
-			if err := p.killAfter(child, int64(rng.IntN(60)), func() error { return gen.Run(p.ctx, p.source, 3) }); err != nil {
+			if err := p.killAfter(child, int64(rng.IntN(60)), func() error {
+				own.act()
+				return gen.Run(p.ctx, p.source, 3)
+			}); err != nil {
 				t.Fatal(err)
+			}
+			own.act()
+			if rng.IntN(4) == 0 {
+				p.compactRecorded(p.target, p.to)
 			}
 			if rng.IntN(4) == 0 { // what is missed is not in the log any more
 				if err := gen.Run(p.ctx, p.source, 10); err != nil {
@@ -263,12 +315,16 @@ func TestP3KilledAtAnyInstant(t *testing.T) {
 		p.sync(r)
 		r.stop()
 		p.check()
+		own.check()
 		p.mustContinue(kills)
 	})
 }
 
 // killAfter kills a child once the target has gone a number of revisions further, while more traffic is written.
 func (p *recordedPair) killAfter(child *proc.Proc, revisions int64, write func() error) error {
+	if err := child.WaitOutput(p.ctx, "leading"); err != nil {
+		return err
+	}
 	until := p.revisionOf(p.target) + revisions
 	for p.revisionOf(p.target) < until {
 		if err := write(); err != nil {

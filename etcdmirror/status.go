@@ -15,6 +15,8 @@ const (
 	StateIdle State = "idle"
 	// StateStarting: Run checks both sides before its first write.
 	StateStarting State = "starting"
+	// StateReplica: another instance of this mirror leads; this one waits to take over.
+	StateReplica State = "replica"
 	// StateBaseCopy: the first copy of the source's kept keys is under way.
 	StateBaseCopy State = "base copy"
 	// StateResync: the difference to the source is being written, after a compaction or a changed filter.
@@ -62,8 +64,17 @@ type Status struct {
 	Resyncs       int64 // base copies and resyncs begun
 	Reconnects    int64 // watch streams opened again
 
-	// Foreign and Guarded count the keys that Metadata lists.
-	Foreign, Guarded int
+	Repairs int64 // keys put back that others had changed or deleted at the target
+	Fights  int64 // keys of which repairing was given up
+
+	// Foreign, Guarded and Drifted count the keys that Metadata lists.
+	Foreign, Guarded, Drifted int
+	// Keys is how many keys the mirror holds at the target.
+	Keys int64
+	// Trip is set while the guard against mass deletion stops the mirror.
+	Trip *Trip
+	// Leader is the replica that writes, as far as this one knows.
+	Leader string
 }
 
 // CopyStatus is how far a base copy or resync is. Everything is zero before the first.

@@ -21,13 +21,13 @@ func (m *Mirror) follow(ctx context.Context, w *watch) error {
 	for {
 		err := m.drainWatch(ctx, w, &seen, &attempt)
 		switch {
-		case ctx.Err() != nil, isFatal(err), isCompacted(err):
+		case ctx.Err() != nil, isFatal(err), isCompacted(err), errors.Is(err, errUnlisted):
 			return err
 		}
 		if errors.Is(err, errStalled) {
 			m.stalls++
 		}
-		m.track.waiting("source: " + err.Error())
+		m.track.waiting("source: " + explain(err))
 		m.log.Warn("watch lost", LogKeyError, err, LogKeyRevision, seen)
 		if err := attempt.Wait(ctx); err != nil {
 			return err
@@ -38,21 +38,46 @@ func (m *Mirror) follow(ctx context.Context, w *watch) error {
 	}
 }
 
-// drainWatch applies what one watch brings until it ends.
+// drainWatch applies what one watch brings until it ends, and sees to the target in between.
 func (m *Mirror) drainWatch(ctx context.Context, w *watch, seen *int64, attempt *etcdrpc.Backoff) error {
 	saved := time.NewTimer(m.cfg.CheckpointInterval)
 	defer saved.Stop()
 	for {
-		first, ok, err := w.next(ctx, saved.C)
-		if err != nil {
-			return err
-		}
-		if !ok { // time to save
-			if err := m.saveProgress(ctx, *seen); err != nil {
+		var first revision
+		if w.unread != nil {
+			first, w.unread = *w.unread, nil
+		} else {
+			var err error
+			select {
+			case r, open := <-w.items:
+				first, _, err = w.got(r, open)
+			case r, open := <-m.drift.items():
+				if err := m.drift.got(ctx, r, open); err != nil {
+					return err
+				}
+				continue
+			case <-m.drift.timer.C:
+				if err := m.drift.tick(ctx, *seen); err != nil {
+					return err
+				}
+				continue
+			case <-m.drift.scanned():
+				if err := m.drift.endScan(ctx); err != nil {
+					return err
+				}
+				continue
+			case <-saved.C:
+				if err := m.saveProgress(ctx, *seen); err != nil {
+					return err
+				}
+				saved.Reset(m.cfg.CheckpointInterval)
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if err != nil {
 				return err
 			}
-			saved.Reset(m.cfg.CheckpointInterval)
-			continue
 		}
 		attempt.Reset()
 		m.stalls = 0
@@ -72,7 +97,7 @@ func (m *Mirror) drainWatch(ctx context.Context, w *watch, seen *int64, attempt 
 			if w.backlog() == 0 {
 				m.track.setState(StateTail, "")
 			}
-			if m.track.waited() {
+			if w.backlog() == 0 && m.track.waited() {
 				if err := m.saveProgress(ctx, *seen); err != nil {
 					return err
 				}
@@ -82,12 +107,32 @@ func (m *Mirror) drainWatch(ctx context.Context, w *watch, seen *int64, attempt 
 	}
 }
 
+// watchedBehind is how far the noted position of the target may be ahead of the saved one before it is worth a transaction of its own.
+const watchedBehind = 1000
+
 // saveProgress writes a checkpoint without data.
 func (m *Mirror) saveProgress(ctx context.Context, seen int64) error {
-	if seen <= m.writer.record.SourceRevision {
+	if seen <= m.writer.record.SourceRevision && m.writer.own.position() < m.writer.record.Watched+watchedBehind {
 		return nil
 	}
-	return m.writer.commit(ctx, nil, Checkpoint{Phase: PhaseTail, SourceRevision: seen}, AppliedInfo{SourceRevision: seen})
+	next := Checkpoint{Phase: PhaseTail, SourceRevision: max(seen, m.writer.record.SourceRevision)}
+	return m.saveTail(ctx, nil, next, AppliedInfo{SourceRevision: next.SourceRevision})
+}
+
+// saveTail commits changes and a checkpoint, together with what is noted of the target.
+func (m *Mirror) saveTail(ctx context.Context, changes []change, next Checkpoint, note AppliedInfo) error {
+	if len(m.pending) > maxPending {
+		if err := m.writer.deliver(ctx, m.takePending(), AppliedInfo{}); err != nil {
+			return err
+		}
+	}
+	changes = append(changes, m.takePending()...)
+	m.drift.flushAt = time.Time{}
+	if err := m.writer.apply(ctx, changes, next, note); err != nil {
+		return err
+	}
+	m.track.update(func(s *Status) { s.Keys = m.writer.held })
+	return nil
 }
 
 // group is one or several source revisions to be applied as one target revision.
@@ -99,6 +144,22 @@ type group struct {
 	many   bool // holds several revisions
 	bulk   bool // merged regardless of resources
 	seen   map[string]bool
+
+	created, deleted int64  // keys
+	victim           string // a deleted source key
+}
+
+// count keeps the number of keys of a revision's events.
+func (g *group) count(events []*mvccpb.Event) {
+	for _, event := range events {
+		switch {
+		case event.Type == mvccpb.Event_DELETE:
+			g.deleted++
+			g.victim = string(event.Kv.Key)
+		case event.Kv.CreateRevision == event.Kv.ModRevision:
+			g.created++
+		}
+	}
 }
 
 // gather takes further revisions that wait into one group with first.
@@ -110,6 +171,7 @@ func (m *Mirror) gather(ctx context.Context, w *watch, first revision) (*group, 
 	for _, event := range first.events {
 		g.bytes += len(event.Kv.Key) + len(event.Kv.Value)
 	}
+	g.count(first.events)
 	if g.bulk {
 		m.track.setState(StateCatchingUp, "")
 	} else {
@@ -172,17 +234,30 @@ func (m *Mirror) merge(g *group, next revision) bool {
 		g.byKey[key] = len(g.events)
 		g.events = append(g.events, event)
 	}
+	g.count(next.events)
 	g.last, g.bytes, g.many = next.rev, bytes, true
 	return true
 }
 
 // applyGroup writes a group and the checkpoint that says so.
 func (m *Mirror) applyGroup(ctx context.Context, g *group) error {
+	held := m.writer.held + g.created - g.deleted
+	if g.deleted > 0 {
+		if err := m.guardDeletes(ctx, g.last, held, m.keys.toTarget(g.victim)); err != nil {
+			return err
+		}
+	} else {
+		m.dropTrip()
+	}
 	var changes, cleared []change
 	for _, event := range g.events {
-		key := string(event.Kv.Key)
-		targetKey := m.keys.toTarget(key)
+		targetKey := m.keys.toTarget(string(event.Kv.Key))
 		if event.Type == mvccpb.Event_DELETE {
+			if m.foreign[targetKey] {
+				// What the source deletes is gone already; the target's own cluster has made another object under the key.
+				m.settled(targetKey)
+				continue
+			}
 			changes = append(changes, m.unmark(targetKey)...)
 			changes = append(changes, change{key: targetKey, del: true})
 			continue
@@ -191,15 +266,33 @@ func (m *Mirror) applyGroup(ctx context.Context, g *group) error {
 			// The target's own cluster has an object under the key. The source's takes its place, as another object: delete and put.
 			cleared = append(cleared, change{key: targetKey, del: true})
 		}
-		put, _ := m.changesOf(ctx, key, event.Kv.Value)
+		put, err := m.changesInTime(ctx, event.Kv)
+		if err != nil {
+			return err
+		}
 		changes = append(changes, put...)
 	}
 	if len(cleared) > 0 {
 		before := m.writer.within()
-		if err := m.writer.apply(ctx, cleared, before, AppliedInfo{Bulk: before.Bulk}); err != nil {
+		if err := m.saveTail(ctx, cleared, before, AppliedInfo{Bulk: before.Bulk}); err != nil {
 			return err
 		}
 	}
+	m.writer.held = max(held, 0)
 	next := Checkpoint{Phase: PhaseTail, SourceRevision: g.last, Bulk: g.bulk && g.many}
-	return m.writer.apply(ctx, changes, next, AppliedInfo{SourceRevision: g.last, Bulk: next.Bulk})
+	return m.saveTail(ctx, changes, next, AppliedInfo{SourceRevision: g.last, Bulk: next.Bulk})
+}
+
+// changesInTime returns what brings a source value to the target, and waits where a lease is needed that cannot be had yet.
+func (m *Mirror) changesInTime(ctx context.Context, source *mvccpb.KeyValue) ([]change, error) {
+	for attempt := (etcdrpc.Backoff{}); ; {
+		changes, _, err := m.changesOf(ctx, source)
+		if err == nil || ctx.Err() != nil || isFatal(err) {
+			return changes, err
+		}
+		m.track.waiting(explain(err))
+		if err := m.writer.pause(ctx, &attempt); err != nil {
+			return nil, err
+		}
+	}
 }

@@ -2,6 +2,8 @@ package etcdmirror
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -18,26 +20,29 @@ import (
 // change is one key's new state at the target.
 type change struct {
 	key   string // at the target
+	end   string // a delete of all keys from key up to end, if not ""
 	value []byte
+	lease int64
 	del   bool
 }
 
 // opOverhead is what the encoding of one operation adds to its key and value, at most.
-const opOverhead = 24
+const opOverhead = 32
 
-func (c change) size() int { return len(c.key) + len(c.value) + opOverhead }
+func (c change) size() int { return len(c.key) + len(c.end) + len(c.value) + opOverhead }
 
 func (c change) op() *pb.RequestOp {
 	if c.del {
-		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(c.key)}}}
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(c.key), RangeEnd: []byte(c.end)}}}
 	}
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(c.key), Value: c.value}}}
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(c.key), Value: c.value, Lease: c.lease}}}
 }
 
 // target writes to the target etcd.
 //
 // Every transaction compares the checkpoint's mod_revision: a promotion, another instance of the mirror, or a later
 // transaction of this one rewrites the checkpoint, and whatever was sent before can no longer commit, however late it arrives.
+// And it compares the key by which this instance leads: one that was paused for longer than its session cannot write.
 //
 // commit writes the checkpoint too, so it is serial and happens once. send does not, so several may be under way;
 // it may be repeated after an unknown outcome, and therefore no key may be sent twice between two commits.
@@ -48,20 +53,31 @@ type target struct {
 	timeout time.Duration
 	track   *tracker
 	hooks   Hooks
+	lead    *leadership
+	own     *ledger
+	sent    atomic.Int64 // numbers transactions between two checkpoints
 
-	mod    atomic.Int64 // mod_revision of the checkpoint; 0: none exists
-	record Checkpoint   // the last one written; used by the goroutine that commits
+	mod      atomic.Int64 // mod_revision of the checkpoint; 0: none exists
+	record   Checkpoint   // the last one written; used by the goroutine that commits
+	held     int64        // keys that the mirror holds at the target; used by the goroutine that commits
+	unlisted bool         // see Checkpoint
 
 	maxOps   atomic.Int64 // per level of a transaction; see pack
 	maxBytes int          // of one request
 }
 
-func (m *Mirror) newTarget() *target {
-	t := &target{client: m.target, kv: pb.NewKVClient(m.target.ActiveConnection()), keys: metaKeys(m.cfg.Name),
+// newTarget returns a writer for one term of leadership.
+func (m *Mirror) newTarget(l *leadership) *target {
+	var id [6]byte
+	rand.Read(id[:])
+	t := &target{lead: l, own: newLedger(), record: Checkpoint{Epoch: 1, Writer: hex.EncodeToString(id[:])}, client: m.target, kv: pb.NewKVClient(m.target.ActiveConnection()), keys: metaKeys(m.cfg.Name),
 		timeout: m.cfg.RequestTimeout, track: m.track, hooks: m.cfg.Hooks, maxBytes: m.cfg.MaxRequestBytes}
 	t.maxOps.Store(int64(m.cfg.MaxTxnOps))
 	return t
 }
+
+// noSpace says what to do about a full database.
+const noSpace = "database space exceeded: compact and defragment it or raise --quota-backend-bytes, then disarm the NOSPACE alarm"
 
 // errTooLarge: a transaction cannot be made to fit by nesting; split it or wait.
 var errTooLarge = errors.New("transaction exceeds the target's limits")
@@ -91,17 +107,22 @@ func (t *target) apply(ctx context.Context, changes []change, next Checkpoint, n
 	}
 	next.Bulk = true
 	for i, part := range parts {
+		record, info := partial, partNote
 		if i == len(parts)-1 {
-			err := t.commit(ctx, part, next, note)
-			if !errors.Is(err, errTooLarge) {
-				return err
+			record, info = next, note
+		}
+		err := t.commit(ctx, part, record, info)
+		if errors.Is(err, errTooLarge) {
+			err = t.deliver(ctx, part, partNote)
+			if err == nil && i == len(parts)-1 {
+				err = t.commit(ctx, nil, record, info)
 			}
 		}
-		if err := t.deliver(ctx, part, partNote); err != nil {
+		if err != nil {
 			return err
 		}
 	}
-	return t.commit(ctx, nil, next, note)
+	return nil
 }
 
 // cut divides changes, in order, into transactions that should fit together with a checkpoint. A single change is not divided.
@@ -123,6 +144,12 @@ func (t *target) cut(changes []change) [][]change {
 func (t *target) deliver(ctx context.Context, changes []change, note AppliedInfo) error {
 	for attempt := (etcdrpc.Backoff{}); ; {
 		err := t.send(ctx, changes, note)
+		if errors.Is(err, errTooLarge) && len(changes) == 1 && inKeptSpace(changes) {
+			// Perhaps it fits without the key that says who wrote it. Then that is said before.
+			if err = t.attempt(ctx, []change{t.ownKey(changes[0].key)}, note); err == nil {
+				err = t.attempt(ctx, changes, note)
+			}
+		}
 		switch {
 		case !errors.Is(err, errTooLarge):
 			return err
@@ -140,8 +167,16 @@ func (t *target) deliver(ctx context.Context, changes []change, note AppliedInfo
 	}
 }
 
-// send commits changes that lie between two checkpoints, in one transaction. It returns errTooLarge where fewer or smaller changes could fit.
+// send commits changes that lie between two checkpoints, in one transaction that writes down whose it is. It returns errTooLarge where fewer or smaller changes could fit.
 func (t *target) send(ctx context.Context, changes []change, note AppliedInfo) error {
+	if inKeptSpace(changes) {
+		changes = append(changes[:len(changes):len(changes)], t.ownKey(""))
+	}
+	return t.attempt(ctx, changes, note)
+}
+
+// attempt commits changes without a checkpoint.
+func (t *target) attempt(ctx context.Context, changes []change, note AppliedInfo) error {
 	began := time.Now()
 	for attempt := (etcdrpc.Backoff{}); ; {
 		resp, err := t.txn(ctx, changes, nil)
@@ -163,6 +198,8 @@ func (t *target) commit(ctx context.Context, changes []change, next Checkpoint, 
 	began := time.Now()
 	next.Version, next.Epoch, next.Writer, next.Seq = recordVersion, t.record.Epoch, t.record.Writer, t.record.Seq+1
 	next.At = began.UTC().Truncate(time.Millisecond)
+	next.Keys, next.Unlisted = t.held, t.unlisted
+	t.own.stamp(&next)
 	next.LastBulk = t.record.LastBulk
 	if t.record.Bulk {
 		next.LastBulk = t.mod.Load()
@@ -170,6 +207,14 @@ func (t *target) commit(ctx context.Context, changes []change, next Checkpoint, 
 	next.SourceHead, next.SourceHeadAt = t.record.SourceHead, t.record.SourceHeadAt
 	if s := t.track.status(); s.SourceRevision >= next.SourceHead {
 		next.SourceHead, next.SourceHeadAt = s.SourceRevision, s.SourceContact.UTC().Truncate(time.Millisecond)
+	}
+	keyed, cleared := t.own.full() && inKeptSpace(changes), false
+	switch {
+	case keyed:
+		changes = append(changes[:len(changes):len(changes)], t.ownKey(""))
+	case len(changes) < 16 && t.own.clearable():
+		cleared = true
+		changes = append(changes[:len(changes):len(changes)], t.clearOwn())
 	}
 	for attempt := (etcdrpc.Backoff{}); ; {
 		resp, err := t.txn(ctx, changes, &next)
@@ -186,8 +231,14 @@ func (t *target) commit(ctx context.Context, changes []change, next Checkpoint, 
 		if err == nil {
 			t.mod.Store(rev)
 			t.record = next
+			t.own.add(rev)
+			if keyed {
+				t.own.noteKeyed(rev)
+			} else if cleared {
+				t.own.noteKeyed(0)
+			}
 			t.noteApplied(rev, changes, note, began)
-			if next.Phase == PhaseTail && next.Held == 0 { // a start tells its own story, see run
+			if next.Phase == PhaseTail && !note.takeover { // a start tells its own story, see lead
 				t.track.saved(next.SourceRevision)
 			}
 			return nil
@@ -228,21 +279,27 @@ func (t *target) read(ctx context.Context) (*Metadata, error) {
 	return byName[string(t.keys)], nil
 }
 
-// fenced explains a refused comparison.
+// fenced explains a refused comparison: a promotion, removed metadata, or the end of this instance's leadership.
 func (t *target) fenced(ctx context.Context) error {
-	fenced := &FencedError{Name: string(t.keys), Epoch: t.record.Epoch}
 	for attempt := (etcdrpc.Backoff{}); attempt.Wait(ctx) == nil; {
 		md, err := t.read(ctx)
-		if err != nil || md == nil {
-			break
-		}
-		fenced.Current, fenced.Promoted = md.Checkpoint.Epoch, md.Checkpoint.Phase == PhasePromoted
-		if fenced.Promoted || md.Checkpoint.Writer != t.record.Writer || attempt.Long() {
-			break
+		switch {
+		case err != nil && !isFatal(err):
+			continue
+		case err != nil:
+			return err
+		case md == nil && t.mod.Load() == 0:
+			return errSuperseded
+		case md == nil:
+			return &FencedError{Name: string(t.keys), Epoch: t.record.Epoch}
+		case md.Checkpoint.Phase == PhasePromoted:
+			return &FencedError{Name: string(t.keys), Epoch: t.record.Epoch, Current: md.Checkpoint.Epoch, Promoted: true}
+		case md.Checkpoint.Writer != t.record.Writer, md.CheckpointRevision == t.mod.Load(), attempt.Long():
+			return errSuperseded
 		}
 		// The record is this instance's own, written again by a promotion that is about to say so (see Promote).
 	}
-	return fenced
+	return ctx.Err()
 }
 
 func (t *target) noteApplied(rev int64, changes []change, note AppliedInfo, began time.Time) {
@@ -295,9 +352,9 @@ func (t *target) recover(ctx context.Context, attempt *etcdrpc.Backoff, err erro
 	case etcdrpc.TooLarge:
 		return errTooLarge
 	case etcdrpc.NoSpace:
-		t.track.waiting("target: database space exceeded: compact and defragment it or raise --quota-backend-bytes, then disarm the NOSPACE alarm")
+		t.track.waiting("target: " + noSpace)
 	default:
-		t.track.waiting("target: " + err.Error())
+		t.track.waiting("target: " + explain(err))
 	}
 	return t.pause(ctx, attempt)
 }
@@ -335,8 +392,10 @@ func (t *target) txn(ctx context.Context, changes []change, next *Checkpoint) (*
 		ops = append(ops, change{key: t.keys.checkpoint(), value: encode(next)}.op())
 	}
 	req := &pb.TxnRequest{
-		Compare: []*pb.Compare{{Key: []byte(t.keys.checkpoint()), Target: pb.Compare_MOD, Result: pb.Compare_EQUAL,
-			TargetUnion: &pb.Compare_ModRevision{ModRevision: t.mod.Load()}}},
+		Compare: []*pb.Compare{
+			{Key: []byte(t.keys.checkpoint()), Target: pb.Compare_MOD, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_ModRevision{ModRevision: t.mod.Load()}},
+			{Key: []byte(t.lead.key), Target: pb.Compare_CREATE, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_CreateRevision{CreateRevision: t.lead.create}},
+		},
 		Success: ops,
 	}
 	return etcdrpc.Do(ctx, t.timeout, func(ctx context.Context) (*pb.TxnResponse, error) {

@@ -25,19 +25,35 @@ type revision struct {
 	weight int64 // of the buffer
 }
 
-// watch follows the source's keys from a revision on. It uses the raw stream: clientv3's watcher buffers without bound,
-// here a full buffer makes gRPC's flow control slow the source down.
+// watchSpec says what a watch follows, and whom it tells.
+type watchSpec struct {
+	client     *clientv3.Client
+	side       string // "source" or "target"
+	begin, end string
+	from       int64
+	clusterID  uint64
+	stall      time.Duration // how long it may show no sign of life
+	keep       func(key []byte) bool
+	bare       bool                                 // values are of no interest
+	seen       func(rev int64)                      // each answer's revision
+	head       func(context.Context) (int64, error) // a linearizable read of the cluster's revision
+	behind     func(head int64) error               // what it means that the cluster has not reached the revision watched from
+	hurry      <-chan struct{}                      // asks for progress at once
+}
+
+// watch follows keys from a revision on. It uses the raw stream: clientv3's watcher buffers without bound,
+// here a full buffer makes gRPC's flow control slow the server down.
 type watch struct {
+	watchSpec
 	m      *Mirror
-	from   int64
 	items  chan revision
 	room   *semaphore.Weighted
 	cancel context.CancelCauseFunc
 	done   chan struct{}
 	err    error // why it ended; read after items is closed
 
-	stall   time.Duration // how long it may show no sign of life
 	alive   *time.Timer   // ends the watch when nothing shows that it lives
+	known   atomic.Int64  // the highest revision of the cluster that this watch saw
 	judged  chan struct{} // closed when trusted is known
 	trusted atomic.Bool   // see trustProgress
 
@@ -57,16 +73,23 @@ const bufferedRevisions = 4096
 // eventOverhead is what an event takes beside its key and value.
 const eventOverhead = 200
 
+// openWatch follows the source's kept keys from a revision on.
 func (m *Mirror) openWatch(ctx context.Context, from int64) *watch {
+	return m.open(ctx, watchSpec{client: m.source, side: "source", begin: m.sourceBegin, end: m.sourceEnd, from: from, clusterID: m.sourceID,
+		stall: m.cfg.StallTimeout << min(m.stalls, maxStallDoublings), keep: m.kept, hurry: m.hurry, head: m.sourceHead,
+		seen:   func(rev int64) { m.track.head(rev) },
+		behind: func(head int64) error { return sourceRewound(from-1, head) }})
+}
+
+func (m *Mirror) open(ctx context.Context, spec watchSpec) *watch {
 	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(ctx))
-	w := &watch{m: m, from: from, items: make(chan revision, bufferedRevisions), room: semaphore.NewWeighted(int64(m.cfg.BufferBytes)),
+	w := &watch{watchSpec: spec, m: m, items: make(chan revision, bufferedRevisions), room: semaphore.NewWeighted(int64(m.cfg.BufferBytes)),
 		cancel: cancel, done: make(chan struct{}), judged: make(chan struct{})}
-	w.stall = m.cfg.StallTimeout << min(m.stalls, maxStallDoublings)
 	w.alive = time.AfterFunc(w.stall, func() { cancel(errStalled) })
 	go func() {
 		// Asked at each opening, because a stream may land on a member that was away before.
 		defer close(w.judged)
-		w.trusted.Store(m.trustProgress(ctx))
+		w.trusted.Store(m.trustProgress(ctx, w.client, w.side))
 	}()
 	go func() {
 		defer close(w.done)
@@ -134,13 +157,12 @@ func (w *watch) backlog() int {
 
 func (w *watch) run(ctx context.Context) error {
 	defer w.alive.Stop()
-	stream, err := pb.NewWatchClient(w.m.source.ActiveConnection()).Watch(ctx, grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.WaitForReady(true))
+	stream, err := pb.NewWatchClient(w.client.ActiveConnection()).Watch(ctx, grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.WaitForReady(true))
 	if err != nil {
 		return err
 	}
-	end := w.m.sourceEnd
 	err = stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
-		Key: []byte(w.m.sourceBegin), RangeEnd: []byte(end), StartRevision: w.from, Fragment: true, ProgressNotify: true}}})
+		Key: []byte(w.begin), RangeEnd: []byte(w.end), StartRevision: w.from, Fragment: true, ProgressNotify: true}}})
 	if err != nil {
 		return err
 	}
@@ -159,17 +181,17 @@ func (w *watch) run(ctx context.Context) error {
 			return err
 		}
 		w.alive.Reset(w.stall)
-		w.m.track.head(resp.Header.Revision)
+		w.note(resp.Header.Revision)
 		switch {
-		case resp.Header.ClusterId != w.m.sourceID:
-			return w.m.sourceChanged(resp.Header.ClusterId)
+		case resp.Header.ClusterId != w.clusterID:
+			return w.otherCluster(resp.Header.ClusterId)
 		case resp.Canceled:
 			return canceled(resp)
 		case resp.Created:
-			if err := w.checkRewound(ctx, resp.Header.Revision); err != nil {
+			if err := w.checkBehind(ctx, resp.Header.Revision); err != nil {
 				return err
 			}
-			w.m.track.reached("source")
+			w.m.track.reached(w.side)
 			continue
 		}
 		// A slow target must not look like a stalled source.
@@ -200,13 +222,16 @@ func (w *watch) split(ctx context.Context, part revision, resp *pb.WatchResponse
 			}
 			part = revision{rev: event.Kv.ModRevision}
 		}
-		if w.m.kept(event.Kv.Key) {
+		if w.keep(event.Kv.Key) {
+			if w.bare {
+				event.Kv.Value = nil
+			}
 			part.events = append(part.events, event)
 		} else {
 			filtered++
 		}
 	}
-	if filtered > 0 {
+	if filtered > 0 && !w.bare {
 		w.m.track.update(func(s *Status) { s.Filtered += int64(filtered) })
 	}
 	if resp.Fragment {
@@ -239,7 +264,7 @@ func (w *watch) askProgress(ctx context.Context, stream pb.Watch_WatchClient) {
 	for {
 		select {
 		case <-tick.C:
-		case <-w.m.hurry:
+		case <-w.hurry:
 		case <-ctx.Done():
 			return
 		}
@@ -251,13 +276,32 @@ func (w *watch) askProgress(ctx context.Context, stream pb.Watch_WatchClient) {
 	}
 }
 
-// checkIdle keeps a watch on a source without writes alive. A server answers no request for progress while its revision is below the one watched from
+// note tells of a revision seen.
+func (w *watch) note(rev int64) {
+	for known := w.known.Load(); rev > known && !w.known.CompareAndSwap(known, rev); known = w.known.Load() {
+	}
+	w.seen(rev)
+}
+
+func (w *watch) otherCluster(id uint64) error {
+	if w.side == "source" {
+		return w.m.sourceChanged(id)
+	}
+	return fmt.Errorf("%s: cluster %s answers instead of %s", w.side, clusterID(id), clusterID(w.clusterID))
+}
+
+// checkIdle keeps a watch on a cluster without writes alive. A server answers no request for progress while its revision is below the one watched from
 // (server/storage/mvcc/watchable_store.go progressIfSync), so a read has to tell that there is nothing to answer.
 func (w *watch) checkIdle(ctx context.Context) {
-	if w.m.track.status().SourceRevision >= w.from {
+	if w.known.Load() >= w.from {
 		return
 	}
-	if head, err := w.m.sourceHead(ctx); err == nil && head < w.from {
+	head, err := w.head(ctx)
+	if err != nil {
+		return
+	}
+	w.note(head)
+	if head < w.from {
 		w.alive.Reset(w.stall)
 	}
 }
@@ -272,19 +316,19 @@ func (w *watch) tellsProgress(ctx context.Context) bool {
 	}
 }
 
-// checkRewound looks closer when the answering member is behind the revision watched from: it may lag, or the source may have been restored from a backup.
-func (w *watch) checkRewound(ctx context.Context, memberRevision int64) error {
+// checkBehind looks closer when the answering member is behind the revision watched from: it may lag, or the cluster may have been restored from a backup.
+func (w *watch) checkBehind(ctx context.Context, memberRevision int64) error {
 	if memberRevision >= w.from-1 {
 		return nil
 	}
-	head, err := w.m.sourceHead(ctx)
+	head, err := w.head(ctx)
 	if err != nil {
 		return err
 	}
 	if head >= w.from-1 {
 		return nil
 	}
-	return sourceRewound(w.from-1, head)
+	return w.behind(head)
 }
 
 func canceled(resp *pb.WatchResponse) error {
@@ -296,7 +340,7 @@ func canceled(resp *pb.WatchResponse) error {
 			return rpctypes.Error(known)
 		}
 	}
-	return fmt.Errorf("source canceled the watch: %q", resp.CancelReason)
+	return fmt.Errorf("the watch was canceled: %q", resp.CancelReason)
 }
 
 func isCompacted(err error) bool { return err != nil && etcdrpc.Classify(err) == etcdrpc.Compacted }

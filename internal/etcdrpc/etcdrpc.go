@@ -138,11 +138,16 @@ func (b *Backoff) Reset() { b.next = 0 }
 // Long reports whether the pauses have grown past a second, so that whoever waits briefly gives up.
 func (b *Backoff) Long() bool { return b.next > time.Second }
 
-// Wait pauses before the next attempt and returns ctx's error if it ends first.
-func (b *Backoff) Wait(ctx context.Context) error {
+// Next is the pause before the next attempt, for callers that do not wait for it alone.
+func (b *Backoff) Next() time.Duration {
 	const first, last = 50 * time.Millisecond, 5 * time.Second
 	b.next = min(max(2*b.next, first), last)
-	timer := time.NewTimer(b.next/2 + rand.N(b.next/2))
+	return b.next/2 + rand.N(b.next/2)
+}
+
+// Wait pauses before the next attempt and returns ctx's error if it ends first.
+func (b *Backoff) Wait(ctx context.Context) error {
+	timer := time.NewTimer(b.Next())
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -1,0 +1,356 @@
+package etcdmirror_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
+	"github.com/understudy-dr/understudy/internal/testutil/traffic"
+)
+
+// stranger writes to the target as its own cluster does: keys below a folder that the source never uses.
+type stranger struct {
+	p      *pair
+	client *clientv3.Client
+	dir    string
+	rng    *rand.Rand
+
+	mu   sync.Mutex
+	made int
+	has  map[string]string
+}
+
+func newStranger(p *pair, dir string, rng *rand.Rand) *stranger {
+	return &stranger{p: p, client: p.target, dir: dir, rng: rng, has: map[string]string{}}
+}
+
+// act makes, changes or deletes one of its keys.
+func (s *stranger) act() {
+	s.p.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	keys := slices.Sorted(maps.Keys(s.has))
+	action := s.rng.IntN(4)
+	if len(keys) == 0 || action > 1 {
+		s.made++
+		key := fmt.Sprintf("%s%d", s.dir, s.made)
+		s.has[key] = fmt.Sprint("value ", s.made)
+		s.p.put(s.client, key, s.has[key])
+		return
+	}
+	key := keys[s.rng.IntN(len(keys))]
+	if action == 0 {
+		s.has[key] += "'"
+		s.p.put(s.client, key, s.has[key])
+		return
+	}
+	delete(s.has, key)
+	s.p.delete(s.client, key)
+}
+
+// check fails the test unless its keys are as it left them.
+func (s *stranger) check() {
+	s.p.t.Helper()
+	got := s.p.get(s.client, s.dir)
+	for key, value := range s.has {
+		if got[key] == nil {
+			s.p.t.Errorf("key %q of the target's own was deleted", key)
+		} else if string(got[key].Value) != value {
+			s.p.t.Errorf("key %q of the target's own was changed", key)
+		}
+	}
+	for key := range got {
+		if _, ok := s.has[key]; !ok {
+			s.p.t.Errorf("key %q of the target's own came back", key)
+		}
+	}
+}
+
+// A key that the target's own cluster makes while the mirror runs outlives a resync that deletes what the source no longer has, also if the instance
+// that saw it was killed, and if the target's log no longer tells of it.
+func TestP5KeysMadeWhileTheMirrorRuns(t *testing.T) {
+	for _, ending := range []string{"stopped", "killed"} {
+		for _, compacted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, target compacted %v", ending, compacted), func(t *testing.T) {
+				t.Parallel()
+				p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
+				for i := range 30 {
+					p.put(p.source, key(i), "v")
+				}
+				var end func()
+				if ending == "killed" {
+					child := p.child()
+					if err := child.WaitOutput(p.ctx, "state tail"); err != nil {
+						t.Fatal(err)
+					}
+					end = child.Kill9
+				} else {
+					r := p.start(etcdmirror.Config{})
+					p.sync(r)
+					end = r.stop
+				}
+				own := newStranger(p, "/registry/secrets/own/", rand.New(rand.NewPCG(1, 1)))
+				for range 20 {
+					own.act()
+				}
+				end()
+				for range 20 {
+					own.act()
+				}
+				for i := range 10 {
+					p.delete(p.source, key(i))
+				}
+				p.compact(p.source)
+				if compacted {
+					p.compact(p.target)
+				}
+				r := p.start(etcdmirror.Config{})
+				p.sync(r)
+				if s := r.Status(); s.Resyncs != 1 || s.Foreign != len(own.has) {
+					t.Errorf("%d copies, %d foreign keys, want 1 and %d", s.Resyncs, s.Foreign, len(own.has))
+				}
+				own.check()
+				for key := range own.has {
+					p.delete(p.target, key)
+				}
+				p.mustEqual("/registry/", nil) // no zombies
+				p.eventually(r, "foreign keys forgotten", func(s etcdmirror.Status) bool { return s.Foreign == 0 })
+			})
+		}
+	}
+}
+
+// Keys that the target's own cluster makes, and mirrored ones that it deletes, in the middle of a base copy.
+func TestP5KeysMadeDuringTheBaseCopy(t *testing.T) {
+	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
+	const keys = 400
+	for i := range keys {
+		p.put(p.source, key(i), "v")
+	}
+	own := newStranger(p, "/registry/secrets/own/", rand.New(rand.NewPCG(1, 1)))
+	var once, twice sync.Once
+	victim := ""
+	r := p.start(etcdmirror.Config{BatchOps: 10, Drift: etcdmirror.DriftRepair, RepairDelay: time.Millisecond, Hooks: etcdmirror.Hooks{
+		Applied: func(i etcdmirror.AppliedInfo) {
+			if i.Puts == 0 {
+				return
+			}
+			once.Do(func() {
+				for range 10 {
+					own.act()
+				}
+			})
+			twice.Do(func() { // the garbage collector, say
+				for k := range p.get(p.target, "/registry/configmaps/") {
+					victim = k
+				}
+				p.delete(p.target, victim)
+			})
+		},
+	}})
+	p.sync(r)
+	p.eventually(r, "repair", func(s etcdmirror.Status) bool { return s.Repairs == 1 && s.Drifted == 0 })
+	if s := r.Status(); s.Foreign != len(own.has) {
+		t.Errorf("%d foreign keys, want %d", s.Foreign, len(own.has))
+	}
+	if md := p.metadata(); len(md.Foreign) != len(own.has) {
+		t.Errorf("%d foreign keys are recorded, want %d", len(md.Foreign), len(own.has))
+	}
+	own.check()
+	for key := range own.has {
+		p.delete(p.target, key)
+	}
+	p.mustEqual("/registry/", nil)
+	if left := p.get(p.target, "/understudy/test/own/"); len(left) != 0 {
+		t.Errorf("%d notes of the copy are left", len(left))
+	}
+}
+
+// What others do to mirrored keys is reported and left alone, until the source changes the key.
+func TestDriftIsReported(t *testing.T) {
+	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
+	for i := range 4 {
+		p.put(p.source, key(i), "v")
+	}
+	rec := &recorder{}
+	r := p.start(etcdmirror.Config{Hooks: rec.hooks(), RepairDelay: time.Millisecond})
+	p.sync(r)
+	p.delete(p.target, key(0))
+	p.put(p.target, key(1), "changed")
+	p.delete(p.target, key(2))
+	p.put(p.target, key(2), "replaced")
+	p.put(p.target, key(3), "changed and changed back")
+	p.put(p.target, key(3), "v")
+	want := map[string]etcdmirror.DriftKind{key(0): etcdmirror.DriftDeleted, key(1): etcdmirror.DriftChanged, key(2): etcdmirror.DriftReplaced}
+	listed := func() map[string]etcdmirror.DriftKind {
+		got := map[string]etcdmirror.DriftKind{}
+		for _, d := range p.metadata().Drift {
+			got[d.Key] = d.Kind
+		}
+		return got
+	}
+	p.eventually(r, "drift", func(s etcdmirror.Status) bool { return maps.Equal(listed(), want) && s.Drifted == len(want) })
+	if kv := p.get(p.target, key(0))[key(0)]; kv != nil {
+		t.Error("a deleted key was put back")
+	}
+	r.stop()
+
+	// Another instance knows it, and the source's changes end it.
+	r = p.start(etcdmirror.Config{})
+	p.eventually(r, "drift of before", func(s etcdmirror.Status) bool { return s.Drifted == len(want) })
+	for i := range 3 {
+		p.put(p.source, key(i), "w")
+	}
+	p.sync(r)
+	p.mustEqual("/registry/", nil)
+	p.eventually(r, "end of the drift", func(s etcdmirror.Status) bool {
+		return s.Drifted == 0 && s.Foreign == 0 && len(p.metadata().Drift) == 0 && len(p.metadata().Foreign) == 0
+	})
+	if kv := p.get(p.target, key(2))[key(2)]; kv.Version != 1 {
+		t.Errorf("what was made in the place of a mirrored object was overwritten: version %d", kv.Version)
+	}
+	if len(rec.drift) < 3 {
+		t.Errorf("reported: %+v", rec.drift)
+	}
+}
+
+// What the source deletes does not take with it what the target's own cluster made in its place.
+func TestP5AReplacedKeyOutlivesItsNamesake(t *testing.T) {
+	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
+	p.put(p.source, key(0), "v")
+	r := p.start(etcdmirror.Config{})
+	p.sync(r)
+	p.delete(p.target, key(0))
+	p.put(p.target, key(0), "another object")
+	p.eventually(r, "drift", func(s etcdmirror.Status) bool { return s.Foreign == 1 && s.Drifted == 1 })
+	p.delete(p.source, key(0))
+	p.sync(r)
+	if kv := p.get(p.target, key(0))[key(0)]; kv == nil || string(kv.Value) != "another object" {
+		t.Error("the target's own object was deleted")
+	}
+	p.eventually(r, "end of the drift", func(s etcdmirror.Status) bool { return s.Foreign == 1 && s.Drifted == 0 })
+}
+
+// Two controllers that each put things right do not fight for ever.
+func TestDriftRepairGivesUpAFight(t *testing.T) {
+	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
+	p.put(p.source, key(0), "v")
+	p.put(p.source, key(1), "v")
+	rec := &recorder{}
+	r := p.start(etcdmirror.Config{Drift: etcdmirror.DriftRepair, RepairDelay: time.Millisecond, RepairLimit: 3, Hooks: rec.hooks()})
+	p.sync(r)
+	p.delete(p.target, key(1))
+	ctx, cancel := context.WithCancel(p.ctx)
+	fought := make(chan int)
+	go func() { // the other controller
+		n := 0
+		for resp := range p.target.Watch(ctx, key(0)) {
+			for _, e := range resp.Events {
+				if string(e.Kv.Value) == "v" {
+					n++
+					_, _ = p.target.Put(ctx, key(0), "mine")
+				}
+			}
+		}
+		fought <- n
+	}()
+	p.put(p.target, key(0), "mine")
+	p.eventually(r, "an end of the fight", func(s etcdmirror.Status) bool { return s.Fights == 1 && s.Repairs == 4 })
+	p.eventually(r, "the note", func(etcdmirror.Status) bool {
+		md := p.metadata()
+		return len(md.Drift) == 1 && md.Drift[0].Kind == etcdmirror.DriftFought && md.Drift[0].Key == key(0)
+	})
+	if kv := p.get(p.target, key(1))[key(1)]; kv == nil || string(kv.Value) != "v" {
+		t.Error("the other key was not put back")
+	}
+	cancel()
+	if n := <-fought; n != 3 {
+		t.Errorf("put back %d times, want 3", n)
+	}
+	// The source has the last word.
+	p.put(p.source, key(0), "w")
+	p.sync(r)
+	p.mustEqual("/registry/", nil)
+	p.eventually(r, "end of the drift", func(s etcdmirror.Status) bool { return s.Drifted == 0 })
+}
+
+// TestRepairUnderRandomTraffic lets others delete and change mirrored keys at random, restarts the mirror, compacts both sides, and expects equality in the end.
+func TestRepairUnderRandomTraffic(t *testing.T) {
+	schedules(t, func(t *testing.T, seed uint64, rng *rand.Rand) {
+		p := newRecordedPair(t, embedetcd.Options{MaxTxnOps: 1000}, embedetcd.Options{})
+		cfg := p.randomConfig(rng)
+		cfg.Drift, cfg.RepairDelay, cfg.RepairLimit = etcdmirror.DriftRepair, time.Millisecond, 1<<20
+		target, source, keep := p.targetPrefix(cfg), p.sourcePrefix(cfg), p.oracle.Keep
+		own := newStranger(p.pair, target+"secrets/own/", rng)
+		isOwn := func(key string) bool { return strings.HasPrefix(key, own.dir) }
+		p.oracle.Ignore = isOwn
+		gen := traffic.New(traffic.Config{Seed: seed, MaxTxnOps: 1000, MaxValue: 20 << 10, NoLeases: true})
+		write := func(ops int) {
+			t.Helper()
+			if err := gen.Run(p.ctx, p.source, ops); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(200)
+		r := p.start(cfg)
+		damages := 0
+		for range 40 {
+			write(1 + rng.IntN(5))
+			for range rng.IntN(3) {
+				own.act()
+			}
+			all := slices.Sorted(maps.Keys(p.get(p.target, target)))
+			for range min(rng.IntN(4), len(all)) {
+				key := all[rng.IntN(len(all))]
+				if isOwn(key) || strings.HasPrefix(key, etcdmirror.MetadataPrefix) || !keep([]byte(source+key[len(target):])) {
+					continue
+				}
+				damages++
+				if rng.IntN(2) == 0 {
+					p.delete(p.target, key)
+				} else {
+					p.put(p.target, key, "damaged")
+				}
+			}
+			switch rng.IntN(12) {
+			case 0:
+				r.stop()
+				write(rng.IntN(10))
+				r = p.start(cfg)
+			case 1:
+				r.stop()
+				p.compactRecorded(p.target, p.to)
+				r = p.start(cfg)
+			case 2:
+				r.stop()
+				write(10)
+				p.compactRecorded(p.source, p.from)
+				r = p.start(cfg)
+			case 3:
+				p.sync(r)
+			}
+		}
+		p.sync(r)
+		p.eventually(r, "end of the drift", func(s etcdmirror.Status) bool {
+			return s.Drifted == 0 && p.converged() == nil
+		})
+		p.sync(r)
+		s := r.Status()
+		r.stop()
+		if err := p.converged(); err != nil {
+			t.Error(err)
+		}
+		own.check()
+		t.Logf("%+v; %d times damaged, %d repairs in the last run, %d keys of its own", gen.Stats(), damages, s.Repairs, len(own.has))
+	})
+}
