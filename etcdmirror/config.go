@@ -156,7 +156,7 @@ const (
 type DriftPolicy int
 
 const (
-	// DriftReport leaves them and reports them.
+	// DriftReport leaves them and reports them, until the source changes them or a resync compares them.
 	DriftReport DriftPolicy = iota
 	// DriftRepair puts them back.
 	DriftRepair

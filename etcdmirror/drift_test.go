@@ -309,17 +309,21 @@ func TestRepairUnderRandomTraffic(t *testing.T) {
 			for range rng.IntN(3) {
 				own.act()
 			}
-			all := slices.Sorted(maps.Keys(p.get(p.target, target)))
+			there := p.get(p.target, target)
+			all := slices.Sorted(maps.Keys(there))
 			for range min(rng.IntN(4), len(all)) {
 				key := all[rng.IntN(len(all))]
 				if isOwn(key) || strings.HasPrefix(key, etcdmirror.MetadataPrefix) || !keep([]byte(source+key[len(target):])) {
 					continue
 				}
 				damages++
+				op := clientv3.OpDelete(key)
 				if rng.IntN(2) == 0 {
-					p.delete(p.target, key)
-				} else {
-					p.put(p.target, key, "damaged")
+					op = clientv3.OpPut(key, "damaged")
+				}
+				// What the mirror has deleted meanwhile would become a key of the target's own.
+				if _, err := p.target.Txn(p.ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", there[key].CreateRevision)).Then(op).Commit(); err != nil {
+					t.Fatal(err)
 				}
 			}
 			switch rng.IntN(12) {
@@ -341,8 +345,15 @@ func TestRepairUnderRandomTraffic(t *testing.T) {
 			}
 		}
 		p.sync(r)
+		var differs error
+		t.Cleanup(func() {
+			if differs != nil {
+				t.Log(differs)
+			}
+		})
 		p.eventually(r, "end of the drift", func(s etcdmirror.Status) bool {
-			return s.Drifted == 0 && p.converged() == nil
+			differs = p.converged()
+			return s.Drifted == 0 && differs == nil
 		})
 		p.sync(r)
 		s := r.Status()

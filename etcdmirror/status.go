@@ -69,6 +69,8 @@ type Status struct {
 
 	// Foreign, Guarded and Drifted count the keys that Metadata lists.
 	Foreign, Guarded, Drifted int
+	// Unlisted is set when more keys have drifted than are listed (10,000).
+	Unlisted bool
 	// Keys is how many keys the mirror holds at the target.
 	Keys int64
 	// Trip is set while the guard against mass deletion stops the mirror.

@@ -131,7 +131,7 @@ func (m *Mirror) saveTail(ctx context.Context, changes []change, next Checkpoint
 	if err := m.writer.apply(ctx, changes, next, note); err != nil {
 		return err
 	}
-	m.track.update(func(s *Status) { s.Keys = m.writer.held })
+	m.track.update(func(s *Status) { s.Keys, s.Unlisted = m.writer.held, m.writer.unlisted })
 	return nil
 }
 
