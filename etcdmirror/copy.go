@@ -38,7 +38,7 @@ func (m *Mirror) copy(ctx context.Context, md *Metadata, reason string) (w *watc
 		state, phase = StateBaseCopy, PhaseBase
 	}
 	var since int64
-	if !base && !md.Checkpoint.Unlisted && !m.filterChanged(md.Identity) {
+	if !base && !md.Checkpoint.Unlisted && !m.comparesAll(md) {
 		since = md.Checkpoint.SourceRevision // else everything is compared: what a new filter keeps was never copied
 	}
 	m.track.update(func(s *Status) { s.Resyncs++ })

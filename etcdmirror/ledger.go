@@ -160,7 +160,7 @@ func (t *target) made(own *ownKeys, key string, rev int64) bool {
 
 // ownKey is the change by which a transaction between two checkpoints writes down its revision. value names a key that is about to be sent without it.
 func (t *target) ownKey(value string) change {
-	return change{key: fmt.Sprintf("%s%s-%d", t.keys.own(), t.record.Writer, t.sent.Add(1)), value: []byte(value)}
+	return change{key: fmt.Sprintf("%s%s-%d", t.keys.own(), t.id, t.sent.Add(1)), value: []byte(value)}
 }
 
 // clearOwn removes what copies wrote down.

@@ -159,7 +159,10 @@ func (m *Mirror) changesOf(ctx context.Context, source *mvccpb.KeyValue) (change
 
 // leaseMatches reports whether the target's key has the lease that it should have.
 func (m *Mirror) leaseMatches(source, target *mvccpb.KeyValue) bool {
-	return m.leases == nil || source.Lease == target.Lease
+	if m.leases == nil {
+		return target.Lease == 0 // it would run out, as nobody keeps it alive
+	}
+	return m.leases.matches(source.Lease, target.Lease)
 }
 
 // admit asks the guards and transforms.

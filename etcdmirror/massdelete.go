@@ -111,7 +111,7 @@ func (m *Mirror) guardDeletes(ctx context.Context, until, left int64, key string
 		return nil
 	}
 	trip := &Trip{SourceRevision: m.writer.record.SourceRevision, Keys: peak, Left: left, Key: key, At: time.Now().UTC().Truncate(time.Second)}
-	if trip.ID = fmt.Sprintf("%s-%d", m.writer.record.Writer, m.writer.record.Seq); m.trip != nil {
+	if trip.ID = fmt.Sprintf("%s-%d", m.writer.id, m.writer.record.Seq); m.trip != nil {
 		trip.ID = m.trip.ID // not approved in an earlier term, or while the mirror was away
 	}
 	keys := metaKeys(m.cfg.Name)
@@ -174,7 +174,7 @@ func (m *Mirror) awaitApproval(ctx context.Context, trip *Trip) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if md, err := m.writer.read(ctx); err == nil && (md == nil || md.Checkpoint.Writer != m.writer.record.Writer || md.Checkpoint.Phase == PhasePromoted) {
+		if md, err := m.writer.read(ctx); err == nil && (md == nil || md.Checkpoint.Writer != m.writer.id || md.Checkpoint.Phase == PhasePromoted) {
 			return m.writer.fenced(ctx)
 		}
 	}

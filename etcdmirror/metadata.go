@@ -89,6 +89,7 @@ type Identity struct {
 	TargetPrefix    string    `json:"targetPrefix"`
 	KeepID          string    `json:"keepID,omitempty"`
 	TransformID     string    `json:"transformID,omitempty"`
+	Leases          bool      `json:"leases,omitempty"` // leases are mirrored
 	CreatedAt       time.Time `json:"createdAt"`
 }
 

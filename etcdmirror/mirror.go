@@ -54,14 +54,9 @@ type Mirror struct {
 	marks
 	drift     *drift
 	deletions *deletions
-	trip      *Trip       // the guard against mass deletion waits, or waited when the last term ended
-	leases    leaseKeeper // nil if leases are dropped
-}
-
-// leaseKeeper keeps the target's leases like the source's.
-type leaseKeeper interface {
-	// ensure returns the lease to put a key with at the target, 0 if the source's is gone.
-	ensure(ctx context.Context, id int64) (int64, error)
+	trip      *Trip           // the guard against mass deletion waits, or waited when the last term ended
+	leases    *leases         // nil if leases are dropped
+	serial    chan serialWork // see inTail
 }
 
 // New checks the configuration and returns a Mirror that has not contacted anything. The caller owns the clients and closes them after Run has returned.
@@ -161,6 +156,11 @@ func (m *Mirror) lead(ctx context.Context, l *leadership) (err error) {
 	if err := m.restoreMarks(ctx); err != nil {
 		return err
 	}
+	stop, err := m.startLeases(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	m.deletions, m.trip = &deletions{guard: m.cfg.Deletions}, nil
 	if md != nil && md.Trip != nil {
 		m.trip = md.Trip
@@ -215,6 +215,8 @@ func (m *Mirror) copyReason(md *Metadata) string {
 		return "the last copy was interrupted"
 	case m.filterChanged(md.Identity):
 		return "filter or transformation changed"
+	case m.comparesAll(md):
+		return "policy for leases or drift changed"
 	}
 	return ""
 }

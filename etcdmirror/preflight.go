@@ -87,6 +87,11 @@ func (m *Mirror) filterChanged(id Identity) bool {
 	return id.KeepID != m.cfg.KeepID || id.TransformID != m.transformID()
 }
 
+// comparesAll reports whether what is right about a key may have changed without the key.
+func (m *Mirror) comparesAll(md *Metadata) bool {
+	return m.filterChanged(md.Identity) || md.Identity.Leases != (m.cfg.Leases == LeaseMirror) || md.Checkpoint.Unlisted && m.cfg.Drift == DriftRepair
+}
+
 func (m *Mirror) transformID() string {
 	if m.cfg.Transform == nil {
 		return ""
@@ -99,7 +104,7 @@ func (m *Mirror) identityRecord() change {
 	return change{key: metaKeys(m.cfg.Name).identity(), value: encode(Identity{Version: recordVersion,
 		SourceClusterID: clusterID(m.sourceID), TargetClusterID: clusterID(m.targetID),
 		SourcePrefix: m.keys.source, TargetPrefix: m.keys.target,
-		KeepID: m.cfg.KeepID, TransformID: m.transformID(), CreatedAt: time.Now().UTC().Truncate(time.Second)})}
+		KeepID: m.cfg.KeepID, TransformID: m.transformID(), Leases: m.cfg.Leases == LeaseMirror, CreatedAt: time.Now().UTC().Truncate(time.Second)})}
 }
 
 // checkWritable asks the target whether its user may write, by a transaction that cannot succeed: permissions of both branches are checked before any comparison.

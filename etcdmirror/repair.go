@@ -97,9 +97,12 @@ func (d *drift) check(ctx context.Context, key string, source *mvccpb.KeyValue) 
 			m.markForeign(key)
 		}
 		return nil
-	case target != nil && m.equal(ctx, sourceKey, key, source.Value, target.Value) && m.leaseMatches(source, target):
+	case target != nil && m.equal(ctx, sourceKey, key, source.Value, target.Value):
 		m.forget(key)
 		m.settled(key)
+		if !m.leaseMatches(source, target) {
+			return d.put(ctx, source, target)
+		}
 		return nil
 	case m.guarded[key] != "":
 		return d.retryGuarded(ctx, source, target)

@@ -71,6 +71,8 @@ type Status struct {
 	Foreign, Guarded, Drifted int
 	// Unlisted is set when more keys have drifted than are listed (10,000).
 	Unlisted bool
+	// Leases is how many leases the mirror keeps at the target, with LeaseMirror.
+	Leases int
 	// Keys is how many keys the mirror holds at the target.
 	Keys int64
 	// Trip is set while the guard against mass deletion stops the mirror.

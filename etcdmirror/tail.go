@@ -66,6 +66,9 @@ func (m *Mirror) drainWatch(ctx context.Context, w *watch, seen *int64, attempt 
 					return err
 				}
 				continue
+			case work := <-m.serial:
+				work.done <- work.do(work.ctx)
+				continue
 			case <-saved.C:
 				if err := m.saveProgress(ctx, *seen); err != nil {
 					return err

@@ -54,7 +54,9 @@ type target struct {
 	track   *tracker
 	hooks   Hooks
 	lead    *leadership
+	id      string // of this term
 	own     *ledger
+	leases  *leases      // nil if leases are dropped
 	sent    atomic.Int64 // numbers transactions between two checkpoints
 
 	mod      atomic.Int64 // mod_revision of the checkpoint; 0: none exists
@@ -70,7 +72,8 @@ type target struct {
 func (m *Mirror) newTarget(l *leadership) *target {
 	var id [6]byte
 	rand.Read(id[:])
-	t := &target{lead: l, own: newLedger(), record: Checkpoint{Epoch: 1, Writer: hex.EncodeToString(id[:])}, client: m.target, kv: pb.NewKVClient(m.target.ActiveConnection()), keys: metaKeys(m.cfg.Name),
+	writer := hex.EncodeToString(id[:])
+	t := &target{lead: l, id: writer, own: newLedger(), record: Checkpoint{Epoch: 1, Writer: writer}, client: m.target, kv: pb.NewKVClient(m.target.ActiveConnection()), keys: metaKeys(m.cfg.Name),
 		timeout: m.cfg.RequestTimeout, track: m.track, hooks: m.cfg.Hooks, maxBytes: m.cfg.MaxRequestBytes}
 	t.maxOps.Store(int64(m.cfg.MaxTxnOps))
 	return t
@@ -187,7 +190,7 @@ func (t *target) attempt(ctx context.Context, changes []change, note AppliedInfo
 		case err == nil:
 			return t.fenced(ctx)
 		}
-		if err := t.recover(ctx, &attempt, err); err != nil {
+		if err := t.recover(ctx, &attempt, changes, err); err != nil {
 			return err
 		}
 	}
@@ -196,7 +199,7 @@ func (t *target) attempt(ctx context.Context, changes []change, note AppliedInfo
 // commit commits changes together with the checkpoint next, whose Epoch, Writer, Seq and times it fills in, and any further metadata.
 func (t *target) commit(ctx context.Context, changes []change, next Checkpoint, note AppliedInfo) error {
 	began := time.Now()
-	next.Version, next.Epoch, next.Writer, next.Seq = recordVersion, t.record.Epoch, t.record.Writer, t.record.Seq+1
+	next.Version, next.Epoch, next.Writer, next.Seq = recordVersion, t.record.Epoch, t.id, t.record.Seq+1
 	next.At = began.UTC().Truncate(time.Millisecond)
 	next.Keys, next.Unlisted = t.held, t.unlisted
 	t.own.stamp(&next)
@@ -243,7 +246,7 @@ func (t *target) commit(ctx context.Context, changes []change, next Checkpoint, 
 			}
 			return nil
 		}
-		if err := t.recover(ctx, &attempt, err); err != nil {
+		if err := t.recover(ctx, &attempt, changes, err); err != nil {
 			return err
 		}
 	}
@@ -294,7 +297,7 @@ func (t *target) fenced(ctx context.Context) error {
 			return &FencedError{Name: string(t.keys), Epoch: t.record.Epoch}
 		case md.Checkpoint.Phase == PhasePromoted:
 			return &FencedError{Name: string(t.keys), Epoch: t.record.Epoch, Current: md.Checkpoint.Epoch, Promoted: true}
-		case md.Checkpoint.Writer != t.record.Writer, md.CheckpointRevision == t.mod.Load(), attempt.Long():
+		case md.Checkpoint.Writer != t.id, md.CheckpointRevision == t.mod.Load(), attempt.Long():
 			return errSuperseded
 		}
 		// The record is this instance's own, written again by a promotion that is about to say so (see Promote).
@@ -335,9 +338,14 @@ func isMetadata(key string) bool {
 }
 
 // recover decides after a failed transaction: nil to try again (after a pause, with the reason shown), or an error to give up with.
-func (t *target) recover(ctx context.Context, attempt *etcdrpc.Backoff, err error) error {
+func (t *target) recover(ctx context.Context, attempt *etcdrpc.Backoff, changes []change, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if isLeaseNotFound(err) && t.leases != nil {
+		if err = t.renewLeases(ctx, changes); err == nil {
+			return t.pause(ctx, attempt)
+		}
 	}
 	if errors.Is(err, errTooLarge) {
 		return err
@@ -368,7 +376,7 @@ func (t *target) pause(ctx context.Context, attempt *etcdrpc.Backoff) error {
 	switch {
 	case err != nil || md == nil && t.mod.Load() == 0:
 		return nil
-	case md == nil || md.Checkpoint.Writer != t.record.Writer || md.Checkpoint.Phase == PhasePromoted:
+	case md == nil || md.Checkpoint.Writer != t.id || md.Checkpoint.Phase == PhasePromoted:
 		return t.fenced(ctx)
 	}
 	return nil
