@@ -23,10 +23,10 @@ integration: export UNDERSTUDY_ETCD ?= /usr/bin/etcd
 integration:
 	go test -count=1 ./internal/integration/
 
-# Random schedules of traffic and faults, as many as asked for: make soak SCHEDULES=200
-SCHEDULES ?= 50
+# Random schedules of traffic and faults, for as long as asked: make soak DURATION=30m
+DURATION ?= 10m
 soak:
-	UNDERSTUDY_SCHEDULES=$(SCHEDULES) go test -count=1 -timeout 170m -run 'TestConsistency|TestP3|TestP4' -v ./etcdmirror/
+	go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./internal/soak/ -soak.duration=$(DURATION)
 
 FUZZTIME ?= 60s
 fuzz:
@@ -34,6 +34,8 @@ fuzz:
 	go test -run '^$$' -fuzz '^FuzzLoad$$' -fuzztime $(FUZZTIME) ./keyfilter/
 	go test -run '^$$' -fuzz '^FuzzGlob$$' -fuzztime $(FUZZTIME) ./keyfilter/
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzRead$$' -fuzztime $(FUZZTIME) ./internal/kubemeta/
+	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzIntact$$' -fuzztime $(FUZZTIME) ./etcdmirror/
+	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzEncrypted$$' -fuzztime $(FUZZTIME) ./internal/kubemeta/
 	go test -run '^$$' -fuzz '^FuzzParseEndpoints$$' -fuzztime $(FUZZTIME) ./examples/internal/connect/
 
 # The base copy beside etcdctl make-mirror, in one run. KEYS may be a list.

@@ -33,7 +33,7 @@ func childMirror() int {
 		clients = append(clients, c)
 	}
 	fmt.Println("connected")
-	m, err := etcdmirror.New(clients[0], clients[1], etcdmirror.Config{Name: "test", SessionTTL: time.Second, Replica: fmt.Sprint(os.Getpid()), Hooks: etcdmirror.Hooks{
+	m, err := etcdmirror.New(clients[0], clients[1], etcdmirror.Config{Name: "test", SessionTTL: time.Second, Unchecked: true, Replica: fmt.Sprint(os.Getpid()), Hooks: etcdmirror.Hooks{
 		State:   func(i etcdmirror.StateInfo) { fmt.Printf("state %s: %s\n", i.State, i.Reason) },
 		Leading: func(i etcdmirror.LeadingInfo) { fmt.Println("leading") },
 	}})

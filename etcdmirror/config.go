@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,8 +62,10 @@ type Config struct {
 
 	// Transform rewrites values on their way; nil copies them. A change of its ID leads to a resync.
 	Transform Transformer
-	// Guards are asked, in order, before a value is written. See Guard.
+	// Guards are asked, in order, before a value is written, after Intact. See Guard.
 	Guards []Guard
+	// Unchecked writes values without asking Intact: what is broken at the source breaks at the target.
+	Unchecked bool
 
 	// Drift is what happens to mirrored keys that others change or delete at the target, such as the garbage collector of a live standby.
 	Drift DriftPolicy
@@ -291,7 +294,11 @@ func (c Config) complete() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	c.Guards = append([]Guard(nil), c.Guards...)
+	if guards := c.Guards; c.Unchecked {
+		c.Guards = slices.Clone(guards)
+	} else {
+		c.Guards = append([]Guard{Intact}, guards...)
+	}
 	return c, errors.Join(errs...)
 }
 

@@ -9,15 +9,26 @@
 // With a quiet source and no other writer at the target, the kept keys of both sides are equal (P1). After the base copy, at every
 // target revision that the mirror writes, the target's kept keys equal the source's at exactly the checkpoint's revision: transactions
 // are not torn (P2), unless one exceeds the target's limits; then it comes in parts, which Status counts. The checkpoint commits
-// in the transaction of the data (P3). Deletes are not lost, whatever the gap (P4). A promotion refuses every later write of a mirror
-// that wrote before, also one in flight (P6). A checkpoint is used only with the source, prefixes and filter it belongs to (P8).
+// in the transaction of the data (P3). Deletes are not lost, whatever the gap (P4), and keys that the target's own cluster made are never
+// deleted (P5). Of several replicas one writes; it, and every mirror after a promotion, is refused as soon as it no longer leads, also with
+// a write in flight (P6). Whatever stalls is opened again, and the state says what is waited for (P7). A checkpoint is used only with the source, prefixes and filter it belongs to (P8).
 // The target's limits split or delay writes, never drop them (P9). Owners come before what they own, and another object under
-// an existing key is a delete and a put (P10). Memory is bounded by configuration and about 150 bytes per key (P14).
+// an existing key is a delete and a put (P10). In the tail no target revision holds two keys of one resource unless the source's did (P11).
+// Values that would break an apiserver are not written, and a mass deletion waits for Approve (P12). Leases are dropped or mirrored (P13). Memory is bounded by configuration and about 150 bytes per key (P14).
 //
 // # What it does not do
 //
-// It does not decode objects beyond their UIDs and owners, copy leases (keys with a TTL become permanent until the source deletes them),
-// or write to the source, ever. Run one instance per mirror name: a second one takes over and the first ends with ErrFenced.
+// It does not decode objects beyond their framing, UIDs and owners, or write to the source, ever.
+//
+// # Replicas
+//
+// Several instances with the same name and configuration may run against the same etcds. The target's etcd elects one; the others wait in StateReplica
+// and one of them takes over when the leader ends (at once) or is silent for SessionTTL.
+//
+// # Drift
+//
+// Standby clusters are alive: their controllers create objects, and the garbage collector may delete mirrored ones. Config.Drift says what happens to mirrored keys that
+// others change or delete; what others make is theirs. ReadMetadata lists both.
 //
 // # Permissions
 //

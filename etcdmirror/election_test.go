@@ -98,7 +98,10 @@ func TestP6ReplicasUnderTraffic(t *testing.T) {
 			p.put(p.source, key(i), fmt.Sprint(turn))
 		}
 		leading := func() (i int) {
-			return slices.IndexFunc(replicas, func(r *running) bool { return r.Status().Leader == fmt.Sprint(slices.Index(replicas, r)) })
+			return slices.IndexFunc(replicas, func(r *running) bool {
+				s := r.Status()
+				return s.State == etcdmirror.StateTail && s.Leader == fmt.Sprint(slices.Index(replicas, r))
+			})
 		}
 		p.eventually(replicas[0], "a leader", func(etcdmirror.Status) bool { return leading() >= 0 })
 		i := leading()

@@ -46,6 +46,7 @@ func (p *pair) start(cfg etcdmirror.Config) *running {
 	if cfg.Name == "" {
 		cfg.Name = "test"
 	}
+	cfg.Unchecked = cfg.Guards == nil // most tests put values of no meaning
 	if cfg.SessionTTL == 0 {
 		cfg.SessionTTL = time.Second
 	}

@@ -8,9 +8,7 @@ import (
 )
 
 // readJSON walks the top level of an object and decodes its metadata's uid and ownerReferences only. Custom resources are JSON, a copy reads each of them,
-// and the general decoder looks at every byte of a value twice.
-//
-// It accepts some text that is no valid JSON outside of what it decodes. Where a member occurs twice the last one counts, as for the general decoder;
+// and the general decoder looks at every byte of a value twice. Where a member occurs twice the last one counts, as for the general decoder;
 // names are compared exactly.
 func readJSON(value []byte, id *Identity) bool {
 	var meta []byte
@@ -50,37 +48,27 @@ func readJSON(value []byte, id *Identity) bool {
 		return false
 	}
 	for _, ref := range refs {
-		id.Owners = append(id.Owners, []byte(ref.UID))
+		if ref.UID != "" {
+			id.Owners = append(id.Owners, []byte(ref.UID))
+		}
 	}
 	return true
 }
 
-// members calls fn for each member of an object and reports whether the object could be walked to its end. Names with escapes are passed as written.
-func members(object []byte, fn func(name, content []byte)) bool {
-	p := skipSpace(object, 0)
-	if p >= len(object) || object[p] != '{' {
+// members calls fn for each member of an object and reports whether the text is one object, valid to its end. Names with escapes are passed as written.
+func members(text []byte, fn func(name, content []byte)) bool {
+	p := skipSpace(text, 0)
+	if p >= len(text) || text[p] != '{' {
 		return false
 	}
-	for p = skipSpace(object, p+1); p < len(object) && object[p] == '"'; {
-		end := skipString(object, p)
-		if end < 0 {
-			return false
-		}
-		name := object[p+1 : end-1]
-		if p = skipSpace(object, end); p >= len(object) || object[p] != ':' {
-			return false
-		}
-		p = skipSpace(object, p+1)
-		if end = skipValue(object, p); end < 0 {
-			return false
-		}
-		fn(name, object[p:end])
-		if p = skipSpace(object, end); p < len(object) && object[p] == ',' {
-			p = skipSpace(object, p+1)
-		}
-	}
-	return p < len(object) && object[p] == '}'
+	p = skipObject(text, p, 1, fn)
+	return p >= 0 && skipSpace(text, p) == len(text)
 }
+
+// The functions below begin at a place p of b and return the place after what they skip. All but skipSpace return -1 for what is no valid JSON.
+
+// maxDepth is how deep encoding/json, and the fork of it that apiservers use, let objects and arrays be nested.
+const maxDepth = 10000
 
 func skipSpace(b []byte, p int) int {
 	for p < len(b) && (b[p] == ' ' || b[p] == '\n' || b[p] == '\t' || b[p] == '\r') {
@@ -89,58 +77,156 @@ func skipSpace(b []byte, p int) int {
 	return p
 }
 
-// skipString returns the place after the string that begins at p, -1 if it does not end.
-func skipString(b []byte, p int) int {
-	for p++; p < len(b); {
-		i := bytes.IndexByte(b[p:], '"')
-		if i < 0 {
-			return -1
-		}
-		p += i + 1
-		escapes := 0
-		for q := p - 2; b[q] == '\\'; q-- { // ends at the opening quote at the latest
-			escapes++
-		}
-		if escapes%2 == 0 {
-			return p
+func skipValue(b []byte, p, depth int) int {
+	if p >= len(b) {
+		return -1
+	}
+	switch c := b[p]; {
+	case c == '"':
+		return skipString(b, p)
+	case c == '{':
+		return skipObject(b, p, depth+1, nil)
+	case c == '[':
+		return skipArray(b, p, depth+1)
+	case c == '-' || isDigit(c):
+		return skipNumber(b, p)
+	}
+	for _, word := range [...]string{"true", "false", "null"} {
+		if end := p + len(word); end <= len(b) && string(b[p:end]) == word {
+			return end
 		}
 	}
 	return -1
 }
 
-// skipValue returns the place after the value that begins at p, -1 if it does not end.
-func skipValue(b []byte, p int) int {
-	for begin, depth := p, 0; p < len(b); {
-		switch b[p] {
-		case '"':
-			if p = skipString(b, p); p < 0 {
-				return -1
-			}
-		case '{', '[':
-			depth++
-			p++
-			continue
-		case '}', ']', ',':
-			if depth == 0 { // the end of a number, true, false or null
-				if p == begin {
-					return -1
-				}
-				return p
-			}
-			if b[p] != ',' {
-				depth--
-			}
-			p++
-			if b[p-1] == ',' {
-				continue
-			}
-		default:
-			p++
+func skipObject(b []byte, p, depth int, fn func(name, content []byte)) int {
+	if depth > maxDepth {
+		return -1
+	}
+	if p = skipSpace(b, p+1); p < len(b) && b[p] == '}' {
+		return p + 1
+	}
+	for p < len(b) && b[p] == '"' {
+		begin := p
+		if p = skipString(b, p); p < 0 {
+			return -1
+		}
+		name := b[begin+1 : p-1]
+		if p = skipSpace(b, p); p >= len(b) || b[p] != ':' {
+			return -1
+		}
+		begin = skipSpace(b, p+1)
+		if p = skipValue(b, begin, depth); p < 0 {
+			return -1
+		}
+		if fn != nil {
+			fn(name, b[begin:p])
+		}
+		if p = skipSpace(b, p); p < len(b) && b[p] == '}' {
+			return p + 1
+		}
+		if p >= len(b) || b[p] != ',' {
+			return -1
+		}
+		p = skipSpace(b, p+1)
+	}
+	return -1
+}
+
+func skipArray(b []byte, p, depth int) int {
+	if depth > maxDepth {
+		return -1
+	}
+	if p = skipSpace(b, p+1); p < len(b) && b[p] == ']' {
+		return p + 1
+	}
+	for {
+		if p = skipValue(b, p, depth); p < 0 {
+			return -1
+		}
+		if p = skipSpace(b, p); p < len(b) && b[p] == ']' {
+			return p + 1
+		}
+		if p >= len(b) || b[p] != ',' {
+			return -1
+		}
+		p = skipSpace(b, p+1)
+	}
+}
+
+// special bytes of a string are its end, escapes, and what may not be in it.
+var special = func() (special [256]bool) {
+	for c := range byte(' ') {
+		special[c] = true
+	}
+	special['"'], special['\\'] = true, true
+	return special
+}()
+
+func skipString(b []byte, p int) int {
+	for p++; p < len(b); p++ {
+		if !special[b[p]] {
 			continue
 		}
-		if depth == 0 {
-			return p
+		if b[p] == '"' {
+			return p + 1
+		}
+		if b[p] != '\\' {
+			return -1
+		}
+		if p++; p >= len(b) {
+			return -1
+		}
+		switch b[p] {
+		case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		case 'u':
+			for range 4 {
+				if p++; p >= len(b) || !isHex(b[p]) {
+					return -1
+				}
+			}
+		default:
+			return -1
 		}
 	}
 	return -1
 }
+
+func skipNumber(b []byte, p int) int {
+	if b[p] == '-' {
+		p++
+	}
+	if p < len(b) && b[p] == '0' {
+		p++
+	} else if p = skipDigits(b, p); p < 0 {
+		return -1
+	}
+	if p < len(b) && b[p] == '.' {
+		if p = skipDigits(b, p+1); p < 0 {
+			return -1
+		}
+	}
+	if p < len(b) && (b[p] == 'e' || b[p] == 'E') {
+		if p++; p < len(b) && (b[p] == '+' || b[p] == '-') {
+			p++
+		}
+		return skipDigits(b, p)
+	}
+	return p
+}
+
+// skipDigits skips one digit or more.
+func skipDigits(b []byte, p int) int {
+	begin := p
+	for p < len(b) && isDigit(b[p]) {
+		p++
+	}
+	if p == begin {
+		return -1
+	}
+	return p
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+func isHex(c byte) bool { return isDigit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' }

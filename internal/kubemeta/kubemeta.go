@@ -1,5 +1,5 @@
 // Package kubemeta reads the identity of Kubernetes objects (their UID and the UIDs of their owners) from stored values,
-// without knowing the kind: from protobuf in its k8s\0 envelope, from JSON and from CBOR.
+// without knowing the kind: from protobuf in its k8s\0 envelope, from JSON and from CBOR. It also tells what keeps an apiserver from reading one.
 //
 // A base copy reads every value once, so the protobuf case walks the wire format of the three messages involved
 // (runtime.Unknown, the object, metav1.ObjectMeta) instead of building them, and the JSON case walks to the metadata; the tests hold the result against apimachinery's own decoders.
@@ -19,10 +19,14 @@ var (
 	encrypted        = []byte("k8s:enc:")
 )
 
-// Field numbers of runtime.Unknown, of every object's metadata, and of metav1.ObjectMeta and metav1.OwnerReference.
+// Field numbers of runtime.Unknown and its runtime.TypeMeta, of every object's metadata, and of metav1.ObjectMeta and metav1.OwnerReference.
 const (
+	unknownType      = 1
 	unknownRaw       = 2
+	typeAPIVersion   = 1
+	typeKind         = 2
 	objectMetadata   = 1
+	metaName         = 1
 	metaUID          = 5
 	metaOwners       = 13
 	ownerReferenceID = 4
@@ -31,22 +35,44 @@ const (
 // Identity is what Read finds. The byte slices may alias the value.
 type Identity struct {
 	UID    []byte
-	Owners [][]byte
+	Owners [][]byte // without those that have no UID
 }
 
 // Encrypted reports whether the value carries the header of encryption at rest.
 func Encrypted(value []byte) bool { return bytes.HasPrefix(value, encrypted) }
+
+// Protobuf reports whether the value carries the envelope of an object in protobuf.
+func Protobuf(value []byte) bool { return bytes.HasPrefix(value, protobufEnvelope) }
+
+// CBOR reports whether the value carries the tag of an object in CBOR.
+func CBOR(value []byte) bool { return bytes.HasPrefix(value, cborTag) }
+
+// JSON reports whether apiservers take the value for JSON: white space may come before the brace.
+func JSON(value []byte) bool {
+	p := skipSpace(value, 0)
+	return p < len(value) && value[p] == '{'
+}
+
+// CutOff reports whether the value ends within what Encrypted, Protobuf or CBOR look for, such as an empty one.
+func CutOff(value []byte) bool {
+	for _, begin := range [...][]byte{encrypted, protobufEnvelope, cborTag} {
+		if len(value) < len(begin) && bytes.HasPrefix(begin, value) {
+			return true
+		}
+	}
+	return false
+}
 
 // Read fills id from a stored value and reports whether the value could be read as an object with a UID.
 // It reuses the space of id.Owners.
 func Read(value []byte, id *Identity) bool {
 	id.UID, id.Owners = nil, id.Owners[:0]
 	switch {
-	case bytes.HasPrefix(value, protobufEnvelope):
+	case Protobuf(value):
 		return readProtobuf(value[len(protobufEnvelope):], id)
-	case bytes.HasPrefix(value, cborTag):
+	case CBOR(value):
 		return readCBOR(value[len(cborTag):], id)
-	case len(value) > 0 && value[0] == '{':
+	case JSON(value):
 		return readJSON(value, id)
 	}
 	return false
@@ -67,7 +93,7 @@ func readCBOR(value []byte, id *Identity) bool {
 	owners, _ := meta["ownerReferences"].([]any)
 	for _, owner := range owners {
 		fields, _ := owner.(map[string]any)
-		if uid, ok := fields["uid"].(string); ok {
+		if uid, _ := fields["uid"].(string); uid != "" {
 			id.Owners = append(id.Owners, []byte(uid))
 		}
 	}
@@ -75,55 +101,55 @@ func readCBOR(value []byte, id *Identity) bool {
 }
 
 func readProtobuf(unknown []byte, id *Identity) bool {
-	raw, ok := field(unknown, unknownRaw)
+	raw, ok := lastField(unknown, unknownRaw)
 	if !ok {
 		return false
 	}
-	meta, ok := field(raw, objectMetadata)
-	if !ok {
-		return false
-	}
-	ok = each(meta, func(num protowire.Number, content []byte) {
-		switch num {
-		case metaUID:
-			id.UID = content
-		case metaOwners:
-			if uid, ok := field(content, ownerReferenceID); ok {
-				id.Owners = append(id.Owners, uid)
+	// Of metadata that comes in several parts the decoders make one.
+	ok = EachField(raw, func(num protowire.Number, typ protowire.Type, meta []byte) bool {
+		return num != objectMetadata || EachField(meta, func(num protowire.Number, typ protowire.Type, content []byte) bool {
+			switch {
+			case typ != protowire.BytesType:
+			case num == metaUID:
+				id.UID = content
+			case num == metaOwners:
+				if uid, ok := lastField(content, ownerReferenceID); ok && len(uid) > 0 {
+					id.Owners = append(id.Owners, uid)
+				}
 			}
-		}
+			return true
+		})
 	})
 	return ok && len(id.UID) > 0
 }
 
-// field returns the last length-delimited field with the number, as protobuf's decoders do for a repeated occurrence of a scalar.
-func field(msg []byte, want protowire.Number) (content []byte, ok bool) {
-	valid := each(msg, func(num protowire.Number, c []byte) {
-		if num == want {
+// lastField returns the last length-delimited field with the number, as protobuf's decoders do for a repeated occurrence of a scalar.
+func lastField(msg []byte, want protowire.Number) (content []byte, ok bool) {
+	valid := EachField(msg, func(num protowire.Number, typ protowire.Type, c []byte) bool {
+		if num == want && typ == protowire.BytesType {
 			content, ok = c, true
 		}
+		return true
 	})
 	return content, ok && valid
 }
 
-// each calls fn for the length-delimited fields of a message and reports whether the message is well-formed.
-func each(msg []byte, fn func(protowire.Number, []byte)) bool {
+// EachField calls fn for the fields of a message until fn returns false, and reports whether that did not happen and the message is well-formed.
+// The content is that of a length-delimited field without its length, and aliases msg; of any other field it is the encoded value.
+func EachField(msg []byte, fn func(num protowire.Number, typ protowire.Type, content []byte) bool) bool {
 	for len(msg) > 0 {
 		num, typ, n := protowire.ConsumeTag(msg)
 		if n < 0 {
 			return false
 		}
 		msg = msg[n:]
+		var content []byte
 		if typ == protowire.BytesType {
-			content, n := protowire.ConsumeBytes(msg)
-			if n < 0 {
-				return false
-			}
-			fn(num, content)
-			msg = msg[n:]
-			continue
+			content, n = protowire.ConsumeBytes(msg)
+		} else if n = protowire.ConsumeFieldValue(num, typ, msg); n >= 0 {
+			content = msg[:n]
 		}
-		if n = protowire.ConsumeFieldValue(num, typ, msg); n < 0 {
+		if n < 0 || !fn(num, typ, content) {
 			return false
 		}
 		msg = msg[n:]

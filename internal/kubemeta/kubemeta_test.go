@@ -61,7 +61,9 @@ func decode(value []byte) (identity, bool) {
 	}
 	want := identity{UID: string(meta.UID)}
 	for _, o := range meta.OwnerReferences {
-		want.Owners = append(want.Owners, string(o.UID))
+		if o.UID != "" {
+			want.Owners = append(want.Owners, string(o.UID))
+		}
 	}
 	return want, true
 }
