@@ -12,6 +12,9 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
 	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
@@ -364,4 +367,57 @@ func TestRepairUnderRandomTraffic(t *testing.T) {
 		own.check()
 		t.Logf("%+v; %d times damaged, %d repairs in the last run, %d keys of its own", gen.Stats(), damages, s.Repairs, len(own.has))
 	})
+}
+
+// While the watch of the target is lost the mirror goes on writing, and what it wrote is never taken for the target's own: neither when the watch comes back
+// in another term and reads what was written before, nor by a resync.
+func TestP5OwnWritesThatTheWatchHasNotSeen(t *testing.T) {
+	const before, blind = 10, 200 // more than a checkpoint lists
+	for _, how := range []string{"tail", "resync"} {
+		t.Run(how, func(t *testing.T) {
+			p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
+			direct := p.target
+			cfg := p.targetCluster.ClientConfig()
+			cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainStreamInterceptor(
+				func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+					if strings.HasSuffix(method, "/Watch") {
+						return nil, status.Error(codes.Unavailable, "lost")
+					}
+					return streamer(ctx, desc, cc, method, opts...)
+				}))
+			p.target = connect(t, cfg)
+			for i := range before {
+				p.put(p.source, key(i), "v")
+			}
+			r := p.start(etcdmirror.Config{MergeBehind: 1 << 30})
+			p.sync(r)
+			for i := range blind {
+				p.put(p.source, key(before+i), "v")
+			}
+			p.sync(r)
+			p.put(direct, "/registry/secrets/own", "the standby's")
+			p.sync(r)
+			r.stop()
+			p.target = direct
+			if how == "resync" {
+				for i := range blind {
+					p.delete(p.source, key(before+i))
+				}
+				p.compact(p.source)
+				p.compact(p.target)
+			}
+			r = p.start(etcdmirror.Config{})
+			p.sync(r)
+			p.eventually(r, "the foreign key", func(s etcdmirror.Status) bool { return s.Foreign > 0 && len(p.metadata().Foreign) > 0 })
+			if md := p.metadata(); len(md.Foreign) != 1 || len(md.Drift) != 0 {
+				t.Errorf("%d foreign and %d drifted keys, want one foreign key", len(md.Foreign), len(md.Drift))
+			}
+			p.eventually(r, "the end of the notes", func(etcdmirror.Status) bool {
+				return len(p.get(p.target, "/understudy/test/own/")) == 0 || how == "tail" && p.put(p.source, key(0), "w") > 0
+			})
+			p.sync(r)
+			p.delete(p.target, "/registry/secrets/own")
+			p.mustEqual("/registry/", nil)
+		})
+	}
 }

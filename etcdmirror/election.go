@@ -8,9 +8,11 @@ import (
 	"strings"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
+	"google.golang.org/grpc"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
 )
@@ -53,22 +55,24 @@ func (m *Mirror) campaign(ctx context.Context) (*leadership, error) {
 // enter opens a session and puts this instance's name up.
 func (m *Mirror) enter(ctx context.Context) (*leadership, error) {
 	ttl := int64((m.cfg.SessionTTL + time.Second - 1) / time.Second)
-	grant, err := etcdrpc.Do(ctx, m.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
-		return m.target.Grant(ctx, ttl)
+	// Raw: the client's own Grant repeats until the deadline and then says no more than that it was reached.
+	grant, err := etcdrpc.Do(ctx, m.cfg.RequestTimeout, func(ctx context.Context) (*pb.LeaseGrantResponse, error) {
+		return pb.NewLeaseClient(m.target.ActiveConnection()).LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: ttl}, grpc.WaitForReady(true))
 	})
 	if err != nil {
 		return nil, err
 	}
-	session, err := concurrency.NewSession(m.target, concurrency.WithLease(grant.ID), concurrency.WithContext(clientv3.WithRequireLeader(ctx)))
+	id := clientv3.LeaseID(grant.ID)
+	session, err := concurrency.NewSession(m.target, concurrency.WithLease(id), concurrency.WithContext(clientv3.WithRequireLeader(ctx)))
 	if err != nil {
-		m.revoke(grant.ID)
+		m.revoke(id)
 		return nil, err
 	}
-	l := &leadership{m: m, key: fmt.Sprintf("%s%x", metaKeys(m.cfg.Name).election(), int64(grant.ID)), session: session}
+	l := &leadership{m: m, key: fmt.Sprintf("%s%x", metaKeys(m.cfg.Name).election(), grant.ID), session: session}
 	// Put again after an unknown outcome, the key keeps its place in the order.
 	_, err = etcdrpc.Do(ctx, m.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.TxnResponse, error) {
 		return m.target.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(l.key), "=", 0)).
-			Then(clientv3.OpPut(l.key, m.cfg.Replica, clientv3.WithLease(grant.ID))).Commit()
+			Then(clientv3.OpPut(l.key, m.cfg.Replica, clientv3.WithLease(id))).Commit()
 	})
 	if err != nil {
 		l.resign()

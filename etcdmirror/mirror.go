@@ -60,6 +60,9 @@ type Mirror struct {
 }
 
 // New checks the configuration and returns a Mirror that has not contacted anything. The caller owns the clients and closes them after Run has returned.
+//
+// Clients should be made with DialKeepAliveTime and DialKeepAliveTimeout, in sum below StallTimeout, so that a peer that vanished without a word is noticed,
+// and with a bound for the pause between attempts to connect (gRPC's own grows to two minutes); examples/internal/connect has the values of the binaries.
 func New(source, target *clientv3.Client, cfg Config) (*Mirror, error) {
 	if source == nil || target == nil {
 		return nil, &Error{Kind: ErrConfig, Detail: "source or target client is nil", Hint: "pass two clientv3 clients"}

@@ -24,7 +24,7 @@ func (m *Mirror) follow(ctx context.Context, w *watch) error {
 		case ctx.Err() != nil, isFatal(err), isCompacted(err), errors.Is(err, errUnlisted):
 			return err
 		}
-		if errors.Is(err, errStalled) {
+		if errors.Is(err, errStalled) && w.live { // a source that cannot be reached needs no more time than others
 			m.stalls++
 		}
 		m.track.waiting("source: " + explain(err))

@@ -56,6 +56,7 @@ type watch struct {
 	known   atomic.Int64  // the highest revision of the cluster that this watch saw
 	judged  chan struct{} // closed when trusted is known
 	trusted atomic.Bool   // see trustProgress
+	live    bool          // the cluster has answered; read after items is closed
 
 	unread *revision // given back by the reader
 }
@@ -96,7 +97,10 @@ func (m *Mirror) open(ctx context.Context, spec watchSpec) *watch {
 		defer func() { <-w.judged }()
 		defer close(w.items)
 		err := w.run(ctx)
-		if cause := context.Cause(ctx); cause != nil {
+		switch cause := context.Cause(ctx); {
+		case errors.Is(cause, errStalled) && !w.live && err != nil:
+			err = fmt.Errorf("%w: %w", errStalled, err) // why no connection comes about, such as a refused certificate
+		case cause != nil:
 			err = cause
 		}
 		w.err = err
@@ -180,6 +184,7 @@ func (w *watch) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		w.live = true
 		w.alive.Reset(w.stall)
 		w.note(resp.Header.Revision)
 		switch {

@@ -107,11 +107,22 @@ func code(err error) codes.Code {
 // ErrTimeout is wrapped by errors of calls that outlived their own deadline while the caller's context was still alive.
 var ErrTimeout = errors.New("no answer within the request timeout")
 
-// Do runs call with a deadline of its own below ctx.
+// MemberTries is how many members are asked, one after another, while each knows no leader.
+const MemberTries = 4
+
+// Leaderless reports whether a member refused a call because it knows no leader. Nothing has happened then, and another member may take the call:
+// the client takes turns. Left to the next round of a caller that makes several calls in each, the same call could meet the same member for ever.
+func Leaderless(err error) bool { return err != nil && etcdError(err) == rpctypes.ErrNoLeader }
+
+// Do runs call with a deadline of its own below ctx. It requires a leader: a member that is cut off from the others refuses the call at once,
+// instead of keeping it until the deadline, and Do makes it again.
 func Do[T any](ctx context.Context, timeout time.Duration, call func(context.Context) (T, error)) (T, error) {
-	callCtx, cancel := context.WithTimeout(ctx, timeout)
+	callCtx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), timeout)
 	defer cancel()
 	v, err := call(callCtx)
+	for tries := 1; tries < MemberTries && Leaderless(err) && callCtx.Err() == nil; tries++ {
+		v, err = call(callCtx)
+	}
 	if err != nil && ctx.Err() == nil && callCtx.Err() != nil {
 		err = fmt.Errorf("%w of %v: %w", ErrTimeout, timeout, err)
 	}

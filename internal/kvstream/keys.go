@@ -29,6 +29,8 @@ type Keys struct {
 	page   []*mvccpb.KeyValue
 	done   bool
 	stream *keyStream
+
+	leaderless int // members in a row that knew no leader
 }
 
 // Keys starts a cursor over [begin, end) at the pin's revision; begin "" means from the first key on, end "\x00" means no upper end. Close it after use.
@@ -84,6 +86,7 @@ func (k *Keys) fill(ctx context.Context) (err error) {
 		k.Close()
 		return nil
 	case err == nil:
+		k.leaderless = 0
 		k.advance()
 		return nil
 	case ctx.Err() != nil:
@@ -91,6 +94,10 @@ func (k *Keys) fill(ctx context.Context) (err error) {
 	}
 	stream := k.stream
 	k.Close()
+	if k.leaderless++; etcdrpc.Leaderless(err) && k.leaderless < etcdrpc.MemberTries {
+		return nil // the next stream goes to another member
+	}
+	k.leaderless = 0
 	switch etcdrpc.Classify(err) {
 	case etcdrpc.Unsupported:
 		k.reader.noStream.Store(true)
@@ -128,7 +135,7 @@ type keyStream struct {
 }
 
 func (r *Reader) openKeys(ctx context.Context, begin, end string, rev int64) (*keyStream, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(ctx))
 	s := &keyStream{rev: rev, cancel: cancel, timeout: r.Timeout}
 	watchdog := time.AfterFunc(r.Timeout, func() { cancel(etcdrpc.ErrTimeout) })
 	defer watchdog.Stop()

@@ -2,6 +2,7 @@ package connect
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,17 +10,11 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 )
 
-const (
-	// laggardWait is how long the other endpoints have once one has answered, so that a wrong address in the list is
-	// noticed before the day it is needed.
-	laggardWait = time.Second
-	// keepAlive is how often an idle connection is tried, and keepAliveTimeout how long it may take to answer. Servers
-	// take it for an attack below 5 seconds.
-	keepAlive, keepAliveTimeout = 10 * time.Second, 5 * time.Second
-)
+// laggardWait is how long the other endpoints have once one has answered, so that a wrong address in the list is
+// noticed before the day it is needed.
+const laggardWait = time.Second
 
 // Conn is a connected side. Close it after use.
 type Conn struct {
@@ -76,9 +71,13 @@ func (s *Side) knockAll(ctx context.Context, p *plan) (warnings []string, err er
 		index int
 		err   *knockError
 	}
+	var conf *tls.Config
+	if p.tls != nil {
+		conf = p.tls.config()
+	}
 	results := make(chan result)
 	for i, endpoint := range p.endpoints {
-		go func() { results <- result{i, knock(ctx, endpoint, p.tls)} }()
+		go func() { results <- result{i, knock(ctx, endpoint, conf)} }()
 	}
 	failures := make([]*knockError, len(p.endpoints))
 	reached := false
@@ -114,11 +113,8 @@ func (s *Side) knockAll(ctx context.Context, p *plan) (warnings []string, err er
 
 // login makes the client, which authenticates, and asks for something that needs a leader.
 func (s *Side) login(ctx context.Context, p *plan, deadline time.Time) (*Conn, error) {
-	cfg := clientv3.Config{TLS: p.tls, Username: p.user, Password: p.password, Logger: zap.NewNop(),
-		DialTimeout: max(time.Until(deadline), time.Millisecond), DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: keepAliveTimeout}
-	for _, endpoint := range p.endpoints {
-		cfg.Endpoints = append(cfg.Endpoints, endpoint.String())
-	}
+	cfg := s.clientConfig(p)
+	cfg.DialTimeout = max(time.Until(deadline), time.Millisecond)
 	// New authenticates under the client's own context, which must outlive this call.
 	own, cancel := context.WithCancel(context.Background())
 	stop := context.AfterFunc(ctx, cancel)

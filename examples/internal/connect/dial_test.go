@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
 
 	"github.com/understudy-dr/understudy/internal/testutil"
 	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
@@ -169,7 +170,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 
 func TestLogin(t *testing.T) {
 	ctx := testutil.Context(t)
-	c := testutil.NewCluster(t, embedetcd.Options{})
+	c := testutil.NewCluster(t, embedetcd.Options{Change: func(_ int, cfg *embed.Config) { cfg.BcryptCost = 4 }})
 	root := testutil.Client(t, c)
 	for _, do := range []func() error{
 		func() error { _, err := root.UserAdd(ctx, "root", secret); return err },

@@ -1,9 +1,9 @@
 package connect
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 )
@@ -13,6 +13,9 @@ const DefaultDialTimeout = 5 * time.Second
 
 // Side is one etcd cluster as the settings describe it.
 type Side struct {
+	// Logger is told of TLS files that were renewed while a connection was open, and of those that cannot be used any more. nil discards.
+	Logger *slog.Logger
+
 	name     string
 	settings *Settings
 
@@ -47,10 +50,17 @@ func (s *Side) usage(setting, problem, hint string) error {
 	return usage(s.Where(setting), problem, hint)
 }
 
+func (s *Side) log() *slog.Logger {
+	if s.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Logger
+}
+
 // plan is a Side that was checked.
 type plan struct {
 	endpoints      []Endpoint
-	tls            *tls.Config // nil: no TLS
+	tls            *keyring // nil: no TLS
 	user, password string
 }
 

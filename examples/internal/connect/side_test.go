@@ -99,7 +99,7 @@ func TestGoodSides(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if name == "https by the host" && (p.tls == nil || p.tls.RootCAs != nil) {
+		if name == "https by the host" && (p.tls == nil || p.tls.config().RootCAs != nil) {
 			t.Errorf("%s: TLS is %v", name, p.tls)
 		}
 		if name == "password file" && (p.user != "root" || p.password != secret || len(side.Warnings()) != 0) {

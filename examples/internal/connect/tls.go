@@ -1,9 +1,12 @@
 package connect
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -22,75 +25,115 @@ func (s *Side) planTLS(p *plan) error {
 	case !schemes["https"] && !files:
 		return nil
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	if s.caCert != "" {
-		data, err := readFile(s.caCert)
-		if err != nil {
-			return s.usage("cacert", err.Error(), "give a PEM file that this process can read")
-		}
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(data) {
-			return s.usage("cacert", s.caCert+" holds no PEM certificate", "give the CA's certificate in PEM form")
-		}
-	}
-	if err := s.planPair(conf); err != nil {
+	cas, err := s.readCAs()
+	if err != nil {
 		return err
 	}
-	p.tls = conf
+	pair, err := s.readPair()
+	if err != nil {
+		return err
+	}
+	p.tls = &keyring{side: s, cas: cas, pair: pair}
 	return nil
 }
 
-// planPair reads the client certificate and its key.
-func (s *Side) planPair(conf *tls.Config) error {
+// readCAs reads the CAs that sign the servers' certificates; nil stands for those of this host. It takes the whole file or nothing:
+// one that is being written must not pass for a shorter one.
+func (s *Side) readCAs() (*x509.CertPool, error) {
+	if s.caCert == "" {
+		return nil, nil
+	}
+	data, err := readFile(s.caCert)
+	if err != nil {
+		return nil, s.usage("cacert", err.Error(), "give a PEM file that this process can read")
+	}
+	pool, n := x509.NewCertPool(), 0
+	list, _ := blocks(data)
+	for _, block := range list {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		n++
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, s.usage("cacert", fmt.Sprintf("certificate %d in %s is damaged: %v", n, s.caCert, err), "write the file anew")
+		}
+		pool.AddCert(cert)
+	}
+	switch {
+	case cutOff(data):
+		return nil, s.cutOff("cacert", s.caCert)
+	case n == 0:
+		return nil, s.usage("cacert", s.caCert+" holds no PEM certificate", "give the CA's certificate in PEM form")
+	}
+	return pool, nil
+}
+
+// readPair reads the client certificate and its key; nil if none are given.
+func (s *Side) readPair() (*tls.Certificate, error) {
 	switch {
 	case s.cert == "" && s.key == "":
-		return nil
+		return nil, nil
 	case s.key == "":
-		return s.usage("key", "is missing though "+s.Where("cert")+" is given", "give the key of the certificate")
+		return nil, s.usage("key", "is missing though "+s.Where("cert")+" is given", "give the key of the certificate")
 	case s.cert == "":
-		return s.usage("cert", "is missing though "+s.Where("key")+" is given", "give the certificate of the key")
+		return nil, s.usage("cert", "is missing though "+s.Where("key")+" is given", "give the certificate of the key")
 	}
 	certPEM, err := readFile(s.cert)
 	if err != nil {
-		return s.usage("cert", err.Error(), "give a PEM file that this process can read")
+		return nil, s.usage("cert", err.Error(), "give a PEM file that this process can read")
 	}
 	keyPEM, err := readFile(s.key)
 	if err != nil {
-		return s.usage("key", err.Error(), "give a PEM file that this process can read")
+		return nil, s.usage("key", err.Error(), "give a PEM file that this process can read")
 	}
-	if !holds(certPEM, "CERTIFICATE") {
-		return s.usage("cert", s.cert+" holds no PEM certificate", "give the client certificate in PEM form")
+	switch {
+	case cutOff(certPEM):
+		return nil, s.cutOff("cert", s.cert)
+	case cutOff(keyPEM):
+		return nil, s.cutOff("key", s.key)
+	case !holds(certPEM, "CERTIFICATE"):
+		return nil, s.usage("cert", s.cert+" holds no PEM certificate", "give the client certificate in PEM form")
+	case !holds(keyPEM, "PRIVATE KEY"):
+		return nil, s.usage("key", s.key+" holds no PEM private key", "give the key in PEM form, without a passphrase")
 	}
-	if !holds(keyPEM, "PRIVATE KEY") {
-		return s.usage("key", s.key+" holds no PEM private key", "give the key in PEM form, without a passphrase")
-	}
-	if _, err := tls.X509KeyPair(certPEM, keyPEM); err != nil {
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
 		if strings.Contains(err.Error(), "does not match") {
-			return s.usage("key", s.key+" is not the key of "+s.cert, "give the key that the certificate was made for")
+			return nil, s.usage("key", s.key+" is not the key of "+s.cert, "give the key that the certificate was made for")
 		}
 		// What package tls says is about the form of either file and shows nothing of them.
-		return s.usage("key", s.key+" and "+s.cert+" are no usable pair: "+err.Error(), "give a certificate and its key in PEM form")
+		return nil, s.usage("key", s.key+" and "+s.cert+" are no usable pair: "+err.Error(), "give a certificate and its key in PEM form")
 	}
-	// Read again at each handshake, so that a renewed certificate is used without a restart.
-	certFile, keyFile := s.cert, s.key
-	conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		pair, err := tls.LoadX509KeyPair(certFile, keyFile)
-		return &pair, err
+	return &pair, nil
+}
+
+// blocks are the PEM blocks that can be read, and what follows the last.
+func blocks(data []byte) (list []*pem.Block, rest []byte) {
+	for {
+		block, after := pem.Decode(data)
+		if block == nil {
+			return list, data
+		}
+		list, data = append(list, block), after
 	}
-	return nil
 }
 
 // holds reports whether data has a PEM block whose type ends in kind.
 func holds(data []byte, kind string) bool {
-	for {
-		var block *pem.Block
-		if block, data = pem.Decode(data); block == nil {
-			return false
-		}
-		if strings.HasSuffix(block.Type, kind) {
-			return true
-		}
-	}
+	list, _ := blocks(data)
+	return slices.ContainsFunc(list, func(block *pem.Block) bool { return strings.HasSuffix(block.Type, kind) })
+}
+
+// cutOff reports whether a PEM block begins that cannot be read: package pem passes over it without a word.
+func cutOff(data []byte) bool {
+	list, rest := blocks(data)
+	lastLine := rest[bytes.LastIndexByte(rest, '\n')+1:]
+	return bytes.Count(data, []byte("-----BEGIN ")) > len(list) || bytes.HasPrefix(lastLine, []byte("-"))
+}
+
+func (s *Side) cutOff(setting, path string) error {
+	return s.usage(setting, path+" holds a PEM block that is cut off or damaged", "write the file anew, whole")
 }
 
 // tlsSettings names the TLS files that are given.

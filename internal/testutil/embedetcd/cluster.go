@@ -47,11 +47,12 @@ type Cluster struct {
 	ownsDir bool
 	token   string
 	tls     TLSFiles
-	tlsConf *tls.Config
 	id      uint64
 
 	mu      sync.Mutex
 	members []*member
+	ca      *authority  // the present one; nil without Options.TLS
+	tlsConf *tls.Config // of clients; nil without Options.TLS
 	closed  bool
 }
 
@@ -80,7 +81,7 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 		}
 	}()
 	if opts.TLS {
-		if c.tls, c.tlsConf, err = writeTLS(c.dir); err != nil {
+		if err = c.startTLS(); err != nil {
 			return nil, err
 		}
 	}
@@ -145,15 +146,18 @@ func (c *Cluster) Dir() string { return c.dir }
 func (c *Cluster) TLSFiles() TLSFiles { return c.tls }
 
 // ClientConfig is a configuration for clients of this cluster, for callers that change it before use.
+// It holds the certificates that are on disk now.
 func (c *Cluster) ClientConfig() clientv3.Config {
 	cfg := clientv3.Config{
 		Endpoints:   c.Endpoints(),
 		DialTimeout: 5 * time.Second,
 		Logger:      zap.NewNop(),
 	}
+	c.mu.Lock()
 	if c.tlsConf != nil {
 		cfg.TLS = c.tlsConf.Clone()
 	}
+	c.mu.Unlock()
 	const clientDefault, headroom = 2 << 20, 512 << 10
 	if n := int(c.opts.MaxRequestBytes) + headroom; n > clientDefault {
 		cfg.MaxCallSendMsgSize = n
