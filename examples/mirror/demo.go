@@ -31,6 +31,7 @@ type demo struct {
 
 	mirror    *etcdmirror.Mirror
 	states    chan etcdmirror.StateInfo // of the mirror, the oldest given up when nobody reads
+	drifts    chan etcdmirror.DriftInfo // likewise
 	ended     chan error                // of the mirror's Run
 	last      int64                     // the last primary revision that holds a change
 	held      contents                  // of the standby when it was compared
@@ -50,7 +51,7 @@ func runDemo(ctx context.Context, c console, args []string) error {
 
 func performDemo(ctx context.Context, s *stage, seed uint64) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, demoLimit, fmt.Errorf("the demo took longer than %v", demoLimit))
-	d := &demo{stage: s, seed: seed, states: make(chan etcdmirror.StateInfo, 64), ended: make(chan error, 1)}
+	d := &demo{stage: s, seed: seed, states: make(chan etcdmirror.StateInfo, 64), drifts: make(chan etcdmirror.DriftInfo, 64), ended: make(chan error, 1)}
 	defer func() { err = errors.Join(err, d.close(cancel)) }()
 	began := time.Now()
 	fmt.Fprintf(s.w, "%s\nOne etcd is mirrored into another, and takes over when the first one dies. Every number is measured.\n\n", s.paint(bold, "understudy mirror demo"))
@@ -62,6 +63,7 @@ func performDemo(ctx context.Context, s *stage, seed uint64) (err error) {
 		{"The content of a real Kubernetes cluster goes into the primary", d.load},
 		{"A mirror copies it to the standby", d.copy},
 		{"The primary changes, and the mirror follows", d.change},
+		{"A controller of the standby interferes, and the mirror puts things right", d.interfere},
 		{"Every kept key is compared, value by value", d.compare},
 		{"The primary is killed", d.kill},
 		{"What happened, from the standby alone", d.status},
@@ -142,20 +144,26 @@ func (d *demo) load(ctx context.Context) error {
 }
 
 func (d *demo) config() etcdmirror.Config {
-	return etcdmirror.Config{Name: defaultName, Keep: d.filter.Match, KeepID: d.filter.Hash(),
-		Hooks: etcdmirror.Hooks{State: func(info etcdmirror.StateInfo) {
-			for {
-				select {
-				case d.states <- info:
-					return
-				default:
-				}
-				select {
-				case <-d.states:
-				default:
-				}
+	return etcdmirror.Config{Name: defaultName, Keep: d.filter.Match, KeepID: d.filter.Hash(), SessionTTL: time.Second,
+		Drift: etcdmirror.DriftRepair, RepairDelay: demoRepairDelay,
+		Hooks: etcdmirror.Hooks{State: newest(d.states), Drift: newest(d.drifts)}}
+}
+
+// newest sends to a channel; when that is full, the oldest goes.
+func newest[T any](to chan T) func(T) {
+	return func(info T) {
+		for {
+			select {
+			case to <- info:
+				return
+			default:
 			}
-		}}}
+			select {
+			case <-to:
+			default:
+			}
+		}
+	}
 }
 
 // copy starts the mirror and waits for its tail.
@@ -227,7 +235,11 @@ func (d *demo) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v := newView(md, time.Now(), false)
+	running, err := readReplicas(ctx, d.target, defaultName)
+	if err != nil {
+		return err
+	}
+	v := newView(md, running, time.Now(), false)
 	v.print(lines(d.say))
 	if !v.Complete || v.AppliedRevision < d.last {
 		return fmt.Errorf("the metadata tells of revision %d in phase %q; the last change was %d", v.AppliedRevision, v.Phase, d.last)

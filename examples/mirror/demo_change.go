@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -33,7 +34,7 @@ type entry struct {
 	mod   int64
 }
 
-// read reads all keys that begin with prefix, "" for all.
+// read reads all keys that begin with prefix, "" for all, but for the metadata of mirrors.
 func read(ctx context.Context, client *clientv3.Client, prefix string) (contents, error) {
 	ctx, cancel := context.WithTimeout(ctx, demoRequest)
 	defer cancel()
@@ -43,7 +44,9 @@ func read(ctx context.Context, client *clientv3.Client, prefix string) (contents
 	}
 	c := contents{resp.Header.Revision, make(map[string]entry, len(resp.Kvs))}
 	for _, kv := range resp.Kvs {
-		c.entries[string(kv.Key)] = entry{kv.Value, kv.ModRevision}
+		if key := string(kv.Key); !strings.HasPrefix(key, etcdmirror.MetadataPrefix) {
+			c.entries[key] = entry{kv.Value, kv.ModRevision}
+		}
 	}
 	return c, nil
 }
@@ -68,8 +71,8 @@ func (d *demo) change(ctx context.Context) error {
 	rng := rand.New(rand.NewPCG(d.seed, 0))
 	d.say("seed of the random choices: %d", d.seed)
 	value := all.entries["/registry/configmaps/team-a/with-finalizer"].value
-	if len(value) == 0 {
-		return errors.New("the cluster's data lacks a ConfigMap that the demo copies")
+	if !bytes.HasPrefix(value, []byte("k8s\x00")) {
+		return errors.New("the cluster's data lacks a ConfigMap in protobuf that the demo copies")
 	}
 	before := d.mirror.Status()
 	if err := d.random(ctx, rng, all, value); err != nil {
@@ -119,8 +122,7 @@ func (d *demo) random(ctx context.Context, rng *rand.Rand, all contents, value [
 			kept = append(kept, key)
 			op, created = clientv3.OpPut(key, string(value)), created+1
 		case n < 7:
-			// Another value of the same length as before or not; which one is of no concern to a mirror.
-			op, updated = clientv3.OpPut(kept[pick], fmt.Sprintf("%s %d", value, i)), updated+1
+			op, updated = clientv3.OpPut(kept[pick], string(another(value, i))), updated+1
 		case n < 9 && len(kept) > 20:
 			op, deleted = clientv3.OpDelete(kept[pick]), deleted+1
 			kept = slices.Delete(kept, pick, pick+1)
@@ -133,6 +135,12 @@ func (d *demo) random(ctx context.Context, rng *rand.Rand, all contents, value [
 	}
 	d.say("%d single changes: %d keys created, %d updated, %d deleted, %d writes that the filter drops", demoChanges, created, updated, deleted, dropped)
 	return nil
+}
+
+// another is an object in protobuf with a field more that its readers do not know, so that it is another value and still can be read.
+func another(object []byte, n int) []byte {
+	const field = 15 << 3 // field 15, a number
+	return binary.AppendUvarint(append(bytes.Clone(object), field), uint64(n))
 }
 
 // together changes keys of several resources in one transaction.
@@ -164,138 +172,4 @@ func (d *demo) arrivedTogether(ctx context.Context, names []string) error {
 	}
 	d.say("the transaction's %d keys arrived in one standby revision, %d", len(names), first)
 	return nil
-}
-
-// compare compares the kept keys of both sides.
-func (d *demo) compare(ctx context.Context) error {
-	primary, err := read(ctx, d.source, "/registry/")
-	if err != nil {
-		return err
-	}
-	if d.held, err = read(ctx, d.target, "/registry/"); err != nil {
-		return err
-	}
-	r := compareContents(primary, d.held, d.filter.Match)
-	d.say("kept %d   equal %d   missed %d   surplus %d   different %d   (filtered %d)", r.kept, r.equal, len(r.missed), len(r.surplus), len(r.different), r.filtered)
-	if err := r.err(); err != nil {
-		return err
-	}
-	if r.kept == 0 || r.filtered == 0 {
-		return errors.New("there was nothing to compare")
-	}
-	return nil
-}
-
-// comparison tells how a standby differs from its primary.
-type comparison struct {
-	kept, equal, filtered      int // keys of the primary
-	missed, surplus, different []string
-}
-
-func compareContents(primary, standby contents, keep func([]byte) bool) comparison {
-	var r comparison
-	for key, e := range primary.entries {
-		if !keep([]byte(key)) {
-			r.filtered++
-			continue
-		}
-		r.kept++
-		switch other, ok := standby.entries[key]; {
-		case !ok:
-			r.missed = append(r.missed, key)
-		case !bytes.Equal(e.value, other.value):
-			r.different = append(r.different, key)
-		default:
-			r.equal++
-		}
-	}
-	for key := range standby.entries {
-		if _, ok := primary.entries[key]; !ok || !keep([]byte(key)) {
-			r.surplus = append(r.surplus, key)
-		}
-	}
-	return r
-}
-
-func (r *comparison) err() error {
-	for what, keys := range map[string][]string{"missed": r.missed, "surplus": r.surplus, "different": r.different} {
-		if len(keys) > 0 {
-			slices.Sort(keys)
-			return fmt.Errorf("%d keys %s at the standby, the first is %q", len(keys), what, keys[0])
-		}
-	}
-	return nil
-}
-
-// late writes to the old primary. Its mirror, which still runs, is refused.
-func (d *demo) late(ctx context.Context) error {
-	if err := d.primary.StartMember(ctx, 0, nil); err != nil {
-		return err
-	}
-	const key = "/registry/configmaps/team-a/demo-late"
-	for began := time.Now(); ; {
-		err := d.commit(ctx, clientv3.OpPut(key, "late"))
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil || time.Since(began) > demoWait {
-			return fmt.Errorf("writing to the old primary: %w", err)
-		}
-	}
-	d.say("%s is written there, primary revision %d", key, d.last)
-	var err error
-	select {
-	case err = <-d.ended:
-	case <-time.After(demoWait):
-		return fmt.Errorf("the old mirror still runs %v after the write", demoWait)
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if !errors.Is(err, etcdmirror.ErrFenced) || !errors.Is(err, etcdmirror.ErrPromoted) {
-		return fmt.Errorf("the old mirror ended with %v instead of being fenced", err)
-	}
-	d.say("the old mirror ended: %v", err)
-	return d.untouched(ctx)
-}
-
-// again starts a new mirror from the old primary.
-func (d *demo) again(ctx context.Context) error {
-	m, err := etcdmirror.New(d.source, d.target, d.config())
-	if err != nil {
-		return err
-	}
-	limited, cancel := context.WithTimeout(ctx, demoWait)
-	defer cancel()
-	if err = m.Run(limited); !errors.Is(err, etcdmirror.ErrPromoted) {
-		return fmt.Errorf("it ended with %v instead of being refused", err)
-	}
-	d.say("%v", err)
-	return d.untouched(ctx)
-}
-
-// untouched checks that nothing was written to the standby since its promotion.
-func (d *demo) untouched(ctx context.Context) error {
-	now, err := read(ctx, d.target, "/registry/")
-	if err != nil {
-		return err
-	}
-	same := len(now.entries) == len(d.held.entries)
-	for key, e := range now.entries {
-		same = same && e.mod == d.held.entries[key].mod
-	}
-	if !same || now.revision != d.promotion.TargetRevision {
-		return fmt.Errorf("the standby changed: revision %d, %d when it was promoted", now.revision, d.promotion.TargetRevision)
-	}
-	d.say("the standby is untouched: %d keys, still at revision %d", len(now.entries), now.revision)
-	return nil
-}
-
-// lines makes a writer of a function that takes lines.
-type lines func(format string, args ...any)
-
-func (say lines) Write(p []byte) (int, error) {
-	for line := range strings.Lines(string(p)) {
-		say("%s", strings.TrimSuffix(line, "\n"))
-	}
-	return len(p), nil
 }

@@ -8,13 +8,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/understudy-dr/understudy/etcdmirror"
 	"github.com/understudy-dr/understudy/internal/testutil"
 )
 
 func TestDemo(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)
-	r := invoke(t, "demo").want(t, 0, "All 10 steps passed their checks", "missed 0   surplus 0   different 0", "the old mirror ended: fenced: target was promoted in epoch 2", "the standby is untouched")
+	r := invoke(t, "demo").want(t, 0, "All 11 steps passed their checks", "missed 0   surplus 0   different 0   own 1 ",
+		"later the deleted key is back", "foreign keys          1", "the old mirror ended: fenced: target was promoted in epoch 2", "the standby is untouched")
 	if r.err != "" || strings.Contains(r.out, "\x1b") {
 		t.Errorf("colours without a terminal, or errors:\n%s%s", r.out, r.err)
 	}
@@ -68,6 +70,7 @@ func TestDemoChecks(t *testing.T) {
 		return c
 	}
 	keep := func(key []byte) bool { return key[0] == 'k' }
+	const own = "k-own"
 	primary := contentsOf("k1", "a", "k2", "b", "x1", "c")
 	for name, tc := range map[string]struct {
 		standby contents
@@ -77,11 +80,12 @@ func TestDemoChecks(t *testing.T) {
 		"missed":                 {contentsOf("k1", "a"), `1 keys missed at the standby, the first is "k2"`},
 		"different":              {contentsOf("k1", "a", "k2", "c"), `1 keys different at the standby, the first is "k2"`},
 		"surplus":                {contentsOf("k1", "a", "k2", "b", "k3", "c"), `1 keys surplus at the standby, the first is "k3"`},
+		"the standby's own":      {contentsOf("k1", "a", "k2", "b", own, "c"), ""},
 		"filtered, though there": {contentsOf("k1", "a", "k2", "b", "x1", "c"), `1 keys surplus at the standby, the first is "x1"`},
 	} {
-		r := compareContents(primary, tc.standby, keep)
-		if r.kept != 2 || r.filtered != 1 {
-			t.Errorf("%s: kept %d, filtered %d", name, r.kept, r.filtered)
+		r := compareContents(primary, tc.standby, keep, own)
+		if _, has := tc.standby.entries[own]; r.kept != 2 || r.filtered != 1 || (r.own > 0) != has {
+			t.Errorf("%s: kept %d, filtered %d, own %d", name, r.kept, r.filtered, r.own)
 		}
 		if err := r.err(); (err == nil) != (tc.want == "") || err != nil && err.Error() != tc.want {
 			t.Errorf("%s: got %v, want %q", name, err, tc.want)
@@ -91,7 +95,7 @@ func TestDemoChecks(t *testing.T) {
 	p := newPair(t)
 	d := &demo{stage: newStage(&buffer{}), target: p.targetC}
 	put(t, p.targetC, "/registry/a/b", "v")
-	held, err := read(testutil.Context(t), p.targetC, "/registry/")
+	held, err := read(testutil.Context(t), p.targetC, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,9 +107,19 @@ func TestDemoChecks(t *testing.T) {
 	if err := d.untouched(testutil.Context(t)); err != nil {
 		t.Error(err)
 	}
-	put(t, p.targetC, "/registry/a/b", "late")
-	if err := d.untouched(testutil.Context(t)); err == nil {
-		t.Error("a late write was not noticed")
+	put(t, p.targetC, etcdmirror.MetadataPrefix+"default/election/1", "v")
+	if err := d.untouched(testutil.Context(t)); err != nil {
+		t.Errorf("metadata is taken for data: %v", err)
+	}
+	put(t, p.targetC, "/registry/a/c", "late")
+	if err := d.untouched(testutil.Context(t)); err == nil || !strings.Contains(err.Error(), "keys changed") {
+		t.Errorf("a late write: %v", err)
+	}
+	if _, err := p.targetC.Delete(testutil.Context(t), "/registry/a/c"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.untouched(testutil.Context(t)); err == nil || !strings.Contains(err.Error(), `2 changes were made at the standby after its promotion, the first to "/registry/a/c"`) {
+		t.Errorf("a late write that is gone again: %v", err)
 	}
 }
 

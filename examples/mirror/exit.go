@@ -19,6 +19,7 @@ const (
 	exitPermission  = 4
 	exitFenced      = 5
 	exitIdentity    = 6
+	exitNothing     = 7
 	exitInterrupted = 130
 )
 
@@ -34,6 +35,8 @@ var exits = []struct {
 	{etcdmirror.ErrSourceChanged, exitIdentity},
 	{etcdmirror.ErrSourceRewound, exitIdentity},
 	{etcdmirror.ErrPrefixChanged, exitIdentity},
+	{etcdmirror.ErrNotPromoted, exitNothing},
+	{etcdmirror.ErrNotTripped, exitNothing},
 	{connect.ErrUsage, exitUsage},
 	{etcdmirror.ErrConfig, exitUsage},
 	{keyfilter.ErrConfig, exitUsage},
@@ -64,6 +67,8 @@ func badUsage(setting, problem, hint string) error {
 var flagOf = map[string]string{
 	"Name": "name", "Prefix": "prefix", "TargetPrefix": "target-prefix", "StripPrefix": "strip-prefix", "AllKeys": "all-keys",
 	"MaxTxnOps": "max-txn-ops", "InFlight": "in-flight",
+	"RepairDelay": "repair-delay", "RepairLimit": "repair-limit", "Replica": "replica", "SessionTTL": "session-ttl",
+	"Deletions.Share": "deletion-share", "Deletions.Count": "deletion-count", "Deletions.Window": "deletion-window",
 }
 
 // inSettings puts the name of the setting to look at in front of an error of package etcdmirror.

@@ -56,6 +56,13 @@ type runFlags struct {
 	rules                string
 	noRules              bool
 	surplus, leftFilter  choice
+	unchecked            bool
+	drift, leases        choice
+	repairDelay          time.Duration
+	repairLimit          int
+	deletions            etcdmirror.DeletionGuard
+	replica              string
+	sessionTTL           time.Duration
 	maxTxnOps, inFlight  int
 	logFormat, logLevel  choice
 	logInterval          time.Duration
@@ -66,6 +73,8 @@ func newRunFlags() *runFlags {
 	f := &runFlags{settings: connect.NewSettings(envPrefix),
 		surplus:    choice{words: []string{"keep", "delete"}},
 		leftFilter: choice{words: []string{"keep", "delete"}},
+		drift:      choice{words: []string{"report", "repair"}},
+		leases:     choice{words: []string{"drop", "mirror"}},
 		logFormat:  choice{words: []string{"text", "json"}},
 		logLevel:   choice{words: []string{"info", "debug", "warn", "error"}},
 	}
@@ -81,6 +90,17 @@ func newRunFlags() *runFlags {
 	fs.BoolVar(&f.noRules, "no-rules", false, "keep every key")
 	fs.Var(&f.surplus, "surplus", "keys that the target's own cluster made, `keep|delete`")
 	fs.Var(&f.leftFilter, "left-filter", "mirrored keys that changed rules no longer keep, `keep|delete`")
+	fs.BoolVar(&f.unchecked, "unchecked", false, "write values that no apiserver can read, too; without it they are kept from the target and listed")
+	fs.Var(&f.drift, "drift", "mirrored keys that others change or delete at the target, `report|repair`")
+	fs.DurationVar(&f.repairDelay, "repair-delay", etcdmirror.DefaultRepairDelay, "how long after such a change the key is put back, with --drift repair")
+	fs.IntVar(&f.repairLimit, "repair-limit", etcdmirror.DefaultRepairLimit, "`number` of times within an hour that a key is put back before it is left alone")
+	fs.Float64Var(&f.deletions.Share, "deletion-share", etcdmirror.DefaultDeletionShare, "`share` of the keys, 0.3 for 30 %: when as many vanish within the window, the mirror stops until mirror approve")
+	fs.IntVar(&f.deletions.Count, "deletion-count", etcdmirror.DefaultDeletionCount, "`number` of keys; the mirror does not stop for fewer")
+	fs.DurationVar(&f.deletions.Window, "deletion-window", etcdmirror.DefaultDeletionWindow, "the time within which vanished keys are counted together")
+	fs.BoolVar(&f.deletions.Off, "no-deletion-guard", false, "follow a mass deletion without being asked")
+	fs.Var(&f.leases, "leases", "leases of keys, `drop|mirror`")
+	fs.StringVar(&f.replica, "replica", "", "`name` of this instance among those that run this mirror; empty: host name and process ID")
+	fs.DurationVar(&f.sessionTTL, "session-ttl", etcdmirror.DefaultSessionTTL, "how long the leading instance may be silent before another takes over, in whole seconds")
 	fs.IntVar(&f.maxTxnOps, "max-txn-ops", etcdmirror.DefaultMaxTxnOps, "the target's --max-txn-ops, a `number`")
 	fs.IntVar(&f.inFlight, "in-flight", etcdmirror.DefaultInFlight, "`number` of transactions that a copy has under way at once")
 	fs.Var(&f.logFormat, "log-format", "form of the log lines, `text|json`")
@@ -97,14 +117,21 @@ func nameFlag(s *connect.Settings, name *string) {
 // config checks everything that can be checked without contacting an etcd.
 func (f *runFlags) config() (etcdmirror.Config, error) {
 	cfg := etcdmirror.Config{Name: f.name, Prefix: f.prefix, AllKeys: f.allKeys, TargetPrefix: f.targetPrefix, StripPrefix: f.stripPrefix,
-		MaxTxnOps: f.maxTxnOps, InFlight: f.inFlight}
+		Unchecked: f.unchecked, MaxTxnOps: f.maxTxnOps, InFlight: f.inFlight,
+		RepairDelay: f.repairDelay, RepairLimit: f.repairLimit, Deletions: f.deletions, Replica: f.replica, SessionTTL: f.sessionTTL}
 	if f.surplus.String() == "delete" {
 		cfg.Surplus = etcdmirror.SurplusDelete
 	}
 	if f.leftFilter.String() == "delete" {
 		cfg.LeftFilter = etcdmirror.LeftFilterDelete
 	}
-	errs := []error{f.source.Check(), f.target.Check()}
+	if f.drift.String() == "repair" {
+		cfg.Drift = etcdmirror.DriftRepair
+	}
+	if f.leases.String() == "mirror" {
+		cfg.Leases = etcdmirror.LeaseMirror
+	}
+	errs := []error{f.source.Check(), f.target.Check(), f.checkZeros(), f.checkDeletions()}
 	if address := connect.Shared(f.source, f.target); address != "" {
 		errs = append(errs, fmt.Errorf("%s, %s: %w", f.source.Where("endpoints"), f.target.Where("endpoints"), &etcdmirror.Error{Kind: etcdmirror.ErrSameCluster,
 			Detail: "both list " + address, Hint: "give the addresses of two clusters"}))
@@ -133,6 +160,38 @@ func (f *runFlags) config() (etcdmirror.Config, error) {
 		errs = append(errs, inSettings(err, f.settings))
 	}
 	return cfg, errors.Join(errs...)
+}
+
+// checkZeros refuses a zero where it would be taken for the default, which is not what somebody who writes it means.
+func (f *runFlags) checkZeros() error {
+	var errs []error
+	for _, s := range []struct {
+		name string
+		zero bool
+		hint string
+	}{
+		{"repair-delay", f.repairDelay == 0, "give a duration such as 1s"},
+		{"repair-limit", f.repairLimit == 0, "give a number from 1 up, or --drift report to put nothing back"},
+		{"deletion-share", f.deletions.Share == 0, "give a share such as 0.01 to be asked early, or --no-deletion-guard to be never asked"},
+		{"deletion-count", f.deletions.Count == 0, "give a number from 1 up"},
+		{"deletion-window", f.deletions.Window == 0, "give a duration such as 10m"},
+		{"session-ttl", f.sessionTTL == 0, "give a duration such as 10s"},
+	} {
+		if s.zero {
+			errs = append(errs, badUsage(f.settings.Where(s.name), "is zero", s.hint))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkDeletions refuses limits of a guard that is off.
+func (f *runFlags) checkDeletions() error {
+	for _, name := range []string{"deletion-share", "deletion-count", "deletion-window"} {
+		if f.deletions.Off && f.settings.Given(name) {
+			return badUsage(f.settings.Where("no-deletion-guard"), "excludes "+f.settings.Where(name), "give one of them")
+		}
+	}
+	return nil
 }
 
 // filter makes the filter from the rules; nil keeps every key.

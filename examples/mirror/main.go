@@ -4,6 +4,7 @@
 //	mirror status   what the target tells about its mirrors; works with a dead source
 //	mirror promote  make the target a primary: every write of its mirror is refused from then on
 //	mirror demote   make a promoted target a standby again
+//	mirror approve  let a mirror follow a mass deletion that has stopped it
 //	mirror demo     all of it with two etcds inside this process; needs nothing installed
 //	mirror version  what this binary was built from
 //	mirror help     these, or the flags of one: mirror help run
@@ -18,8 +19,9 @@
 //	2    bad usage or configuration; nothing was changed
 //	3    an etcd is unreachable: no answer, or the TLS handshake failed
 //	4    an etcd refused the user: login or permission
-//	5    fenced: the target was promoted, or another instance of the mirror took over
+//	5    fenced: the target was promoted, or the mirror's metadata was removed
 //	6    refused identity: same cluster, swapped direction, another or rewound source, other prefixes
+//	7    nothing to do: demote: the target is not promoted; approve: no approval is waited for
 //	130  interrupted: run by a second signal, other commands by the first
 package main
 
@@ -57,7 +59,8 @@ func commands() []command {
 		{"run", "mirror until stopped", func() *connect.Settings { return newRunFlags().settings }, runMirror},
 		{"status", "what the target tells about its mirrors", func() *connect.Settings { return newStatusFlags().settings }, runStatus},
 		{"promote", "make the target a primary, fencing its mirror", func() *connect.Settings { return newPromoteFlags().settings }, runPromote},
-		{"demote", "make a promoted target a standby again", func() *connect.Settings { return newDemoteFlags().settings }, runDemote},
+		{"demote", "make a promoted target a standby again", func() *connect.Settings { return newConfirmFlags().settings }, runDemote},
+		{"approve", "let a mirror follow a mass deletion that has stopped it", func() *connect.Settings { return newConfirmFlags().settings }, runApprove},
 		{"demo", "see all of it with two etcds inside this process", nil, runDemo},
 		{"version", "what this binary was built from", nil, runVersion},
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -127,7 +128,7 @@ func newPair(t *testing.T) *pair {
 func (p *pair) args(command string, more ...string) []string {
 	args := []string{command}
 	if command == "run" {
-		args = append(args, "--source-endpoints", p.source.Endpoints()[0])
+		args = append(args, "--source-endpoints", p.source.Endpoints()[0], "--session-ttl", "1s")
 	}
 	return append(append(args, "--target-endpoints", p.target.Endpoints()[0]), more...)
 }
@@ -164,6 +165,19 @@ func values(t *testing.T, c *clientv3.Client) (map[string]string, int64) {
 		}
 	}
 	return all, resp.Header.Revision
+}
+
+// eventually looks again and again until a condition holds that something else brings about.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	ctx := testutil.Context(t)
+	for !holds() {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("never: %s", what)
+		}
+	}
 }
 
 func writeFile(t *testing.T, name, text string) string {
@@ -248,3 +262,5 @@ func TestInterrupted(t *testing.T) {
 		}
 	}
 }
+
+func deleteRange(prefix string) clientv3.Op { return clientv3.OpDelete(prefix, clientv3.WithPrefix()) }

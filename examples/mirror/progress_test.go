@@ -35,7 +35,7 @@ func TestProgressLine(t *testing.T) {
 
 // The line appears while a copy is under way and only then; a new round measures anew.
 func TestProgressOfACopy(t *testing.T) {
-	r := newReporter(slog.New(slog.DiscardHandler), newScreen(&buffer{}))
+	r := newReporter(slog.New(slog.DiscardHandler), newScreen(&buffer{}), defaultName)
 	s := etcdmirror.Status{State: etcdmirror.StateBaseCopy}
 	if got := r.progress(noon, s); got != "" {
 		t.Errorf("before the copy: %q", got)
@@ -53,6 +53,11 @@ func TestProgressOfACopy(t *testing.T) {
 	if got, want := r.progress(noon.Add(5*time.Second), s), "base copy, round 2: 5 of 10 keys (50.0%)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
+	s.State = etcdmirror.StateReplica
+	if got := r.progress(noon.Add(5*time.Second), s); got != "" {
+		t.Errorf("after another instance has taken over: %q", got)
+	}
+	s.State = etcdmirror.StateBaseCopy
 	s.Copy.Ended = noon.Add(6 * time.Second)
 	if got := r.progress(noon.Add(7*time.Second), s); got != "" {
 		t.Errorf("after the copy: %q", got)
@@ -125,7 +130,7 @@ func TestThousands(t *testing.T) {
 // Changes of state are logged once each, at a level that fits, and a flapping tail does not fill the log.
 func TestStatesAreLogged(t *testing.T) {
 	var out buffer
-	r := newReporter(slog.New(slog.NewTextHandler(&out, nil)), newScreen(&out))
+	r := newReporter(slog.New(slog.NewTextHandler(&out, nil)), newScreen(&out), defaultName)
 	for _, info := range []etcdmirror.StateInfo{
 		{State: etcdmirror.StateStarting}, {State: etcdmirror.StateBaseCopy}, {State: etcdmirror.StateTail}, {State: etcdmirror.StateCatchingUp}, {State: etcdmirror.StateTail},
 		{State: etcdmirror.StateWaiting, Reason: "source: gone"}, {State: etcdmirror.StateTail}, {State: etcdmirror.StateStopped, Reason: "told by Run"},
@@ -141,5 +146,37 @@ func TestStatesAreLogged(t *testing.T) {
 	want := `INFO msg=state state="base copy"|INFO msg=state state=tail|WARN msg=state state=waiting reason="source: gone"|INFO msg=state state=tail`
 	if strings.Join(got, "|") != want {
 		t.Errorf("got %q", got)
+	}
+}
+
+// What others do at the target is logged, but a controller that deletes everything does not fill the log.
+func TestDriftIsLogged(t *testing.T) {
+	var out buffer
+	r := newReporter(slog.New(slog.NewTextHandler(&out, nil)), newScreen(&out), "m")
+	hooks := r.hooks()
+	hooks.Drift(etcdmirror.DriftInfo{Key: "/registry/a", Kind: etcdmirror.DriftChanged, TargetRevision: 7})
+	hooks.Drift(etcdmirror.DriftInfo{Key: "/registry/a", Kind: etcdmirror.DriftRepaired, TargetRevision: 8})
+	for range 2 * driftLines {
+		hooks.Drift(etcdmirror.DriftInfo{Key: "/registry/b", Kind: etcdmirror.DriftDeleted, TargetRevision: 9})
+	}
+	hooks.Tripped(etcdmirror.Trip{Keys: 10, Left: 1})
+	r.logStatus(etcdmirror.Status{State: etcdmirror.StateWaiting, Leader: "r1", Keys: 10, Drifted: 3, Repairs: 4, Fights: 1, Trip: &etcdmirror.Trip{Keys: 10, Left: 1}})
+	r.logStatus(etcdmirror.Status{State: etcdmirror.StateTail})
+	text := out.String()
+	for _, want := range []string{
+		`level=WARN msg="a mirrored key was touched by others at the target" key=/registry/a kind=changed targetRevision=7`,
+		`level=INFO msg="a mirrored key was put right" key=/registry/a kind=repaired targetRevision=8`,
+		`level=ERROR msg="if the deletes are meant: mirror approve --name m --confirm m"`,
+		`keys=10 foreign=0 guarded=0 drifted=3 repairs=4 fights=1 leases=0 driftsNotLogged=22 leader=r1 tripKeys=10 tripLeft=1`,
+	} {
+		if strings.Count(text, want) != 1 {
+			t.Errorf("%d times in the log: %s", strings.Count(text, want), want)
+		}
+	}
+	if n := strings.Count(text, "kind="); n != driftLines {
+		t.Errorf("%d lines about drift, want %d", n, driftLines)
+	}
+	if n := strings.Count(text, "driftsNotLogged"); n != 1 {
+		t.Errorf("what was not logged is told %d times:\n%s", n, text)
 	}
 }

@@ -11,14 +11,14 @@ import (
 	"github.com/understudy-dr/understudy/etcdmirror"
 )
 
-// promoteFlags are the settings of mirror promote; demote has them but for one.
+// promoteFlags are the settings of mirror promote; demote and approve have them but for one.
 type promoteFlags struct {
 	targetFlags
 	confirm          string
 	acceptIncomplete bool
 }
 
-func newDemoteFlags() *promoteFlags {
+func newConfirmFlags() *promoteFlags {
 	f := &promoteFlags{targetFlags: newTargetFlags()}
 	nameFlag(f.settings, &f.name)
 	f.settings.Flags.StringVar(&f.confirm, "confirm", "", "the mirror's `name` once more")
@@ -27,7 +27,7 @@ func newDemoteFlags() *promoteFlags {
 }
 
 func newPromoteFlags() *promoteFlags {
-	f := newDemoteFlags()
+	f := newConfirmFlags()
 	f.settings.Flags.BoolVar(&f.acceptIncomplete, "accept-incomplete", false, "promote even if a copy is under way, so that the target equals no source revision")
 	return f
 }
@@ -112,7 +112,7 @@ func printPromotion(w io.Writer, name string, p *etcdmirror.Promotion, now time.
 
 // runDemote is mirror demote.
 func runDemote(ctx context.Context, c console, args []string) error {
-	f := newDemoteFlags()
+	f := newConfirmFlags()
 	if err := f.parse(args, "after a demotion a mirror may overwrite what this target got as a primary"); err != nil {
 		return err
 	}

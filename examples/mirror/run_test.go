@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
 	"github.com/understudy-dr/understudy/internal/testutil"
@@ -138,9 +139,9 @@ func TestPromoteAndDemote(t *testing.T) {
 	if _, after := values(t, p.targetC); after != before {
 		t.Errorf("an unconfirmed promotion wrote: revision %d became %d", before, after)
 	}
-	invoke(t, p.args("demote", "--confirm", "default")...).want(t, exitUsage, "not promoted")
+	invoke(t, p.args("demote", "--confirm", "default")...).want(t, exitNothing, "not promoted")
 	invoke(t, p.args("promote", "--confirm", "default")...).want(t, 0, `mirror "default" is promoted: epoch 2`, "the kept keys of source revision 7, exactly", "known    none", "What to do next")
-	_, promoted := values(t, p.targetC)
+	held, promoted := values(t, p.targetC)
 	invoke(t, p.args("promote", "--confirm", "default")...).want(t, 0, "was promoted before, in epoch 2", "nothing was changed")
 	invoke(t, p.args("status")...).want(t, 0, "promoted: it equalled source revision 7")
 
@@ -156,8 +157,11 @@ func TestPromoteAndDemote(t *testing.T) {
 	}
 	invoke(t, p.args("run")...).want(t, exitFenced, "promoted")
 	target, now := values(t, p.targetC)
-	if target["/registry/configmaps/team-a/late"] != "" || now != promoted {
-		t.Errorf("a late write arrived, or the target was touched: revision %d became %d", promoted, now)
+	if diff := cmp.Diff(held, target); diff != "" {
+		t.Errorf("the promoted target was touched:\n%s", diff)
+	}
+	if written, err := writtenBetween(testutil.Context(t), p.targetC, promoted, now); err != nil || len(written) > 0 {
+		t.Errorf("written to the promoted target: %q, %v", written, err)
 	}
 
 	put(t, p.targetC, "/registry/configmaps/team-a/as-primary", "v")
@@ -229,4 +233,33 @@ func TestKeyPolicies(t *testing.T) {
 	check(map[string]string{"configmaps/own/o": "v", "configmaps/team-a/a": "v", "secrets/team-a/s": "v"}, "--rules", first, "--left-filter", "delete")
 	check(map[string]string{"configmaps/own/o": "v", "configmaps/team-a/a": "v"}, "--rules", second, "--left-filter", "delete")
 	check(map[string]string{"configmaps/team-a/a": "v"}, "--rules", second, "--no-rules=false", "--surplus", "delete", "--name", "other")
+}
+
+// A key with a TTL has it at the target if that is asked for.
+func TestLeases(t *testing.T) {
+	p := newPair(t)
+	ctx := testutil.Context(t)
+	grant, err := p.sourceC.Grant(ctx, 3600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const key = "/registry/masterleases-of-a-tenant/a"
+	if _, err := p.sourceC.Put(ctx, key, "v", clientv3.WithLease(grant.ID)); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		args  []string
+		lease clientv3.LeaseID
+		shown string
+	}{{nil, 0, "leases held           0"}, {[]string{"--leases", "mirror"}, grant.ID, "leases held           1"}, {[]string{"--leases", "drop"}, 0, "leases held"}} { // the third one's lease runs out
+		invoke(t, p.args("run", append(step.args, "--exit-after-copy", "--no-rules")...)...).want(t, 0)
+		resp, err := p.targetC.Get(ctx, key)
+		if err != nil || len(resp.Kvs) != 1 {
+			t.Fatalf("%d keys, %v", len(resp.Kvs), err)
+		}
+		if got := clientv3.LeaseID(resp.Kvs[0].Lease); got != step.lease {
+			t.Errorf("%q: the key has lease %x, want %x", step.args, got, step.lease)
+		}
+		invoke(t, p.args("status")...).want(t, 0, step.shown)
+	}
 }

@@ -91,3 +91,13 @@ func wrap(text string, width int) []string {
 	}
 	return append(lines, text)
 }
+
+// lines makes a writer of a function that takes lines.
+type lines func(format string, args ...any)
+
+func (say lines) Write(p []byte) (int, error) {
+	for line := range strings.Lines(string(p)) {
+		say("%s", strings.TrimSuffix(line, "\n"))
+	}
+	return len(p), nil
+}

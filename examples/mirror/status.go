@@ -4,10 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
-	"strings"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
 	"github.com/understudy-dr/understudy/examples/internal/connect"
@@ -67,7 +67,7 @@ func newStatusFlags() *statusFlags {
 	fs := f.settings.Flags
 	fs.StringVar(&f.name, "name", "", "`name` of one mirror; empty: all that the target knows")
 	fs.Var(&f.output, "output", "form of the answer, `table|json`")
-	fs.BoolVar(&f.keys, "keys", false, "list the foreign and guarded keys")
+	fs.BoolVar(&f.keys, "keys", false, "list the foreign, guarded and drifted keys")
 	f.settings.FlagOnly("output", "keys")
 	return f
 }
@@ -101,7 +101,11 @@ func runStatus(ctx context.Context, c console, args []string) error {
 	}
 	views := []view{} // never null in JSON
 	for _, md := range all {
-		views = append(views, newView(md, time.Now(), f.keys))
+		running, err := readReplicas(ctx, conn.Client, md.Name)
+		if err != nil {
+			return f.in(err)
+		}
+		views = append(views, newView(md, running, time.Now(), f.keys))
 	}
 	if f.output.String() == "json" {
 		enc := json.NewEncoder(c.out)
@@ -121,146 +125,18 @@ func runStatus(ctx context.Context, c console, args []string) error {
 	return nil
 }
 
-// view is what status tells about a mirror. The names of its fields in JSON are documented in the help and stay.
-type view struct {
-	Name                     string     `json:"name"`
-	Phase                    string     `json:"phase"`
-	Complete                 bool       `json:"complete"`
-	Epoch                    int64      `json:"epoch"`
-	SourceClusterID          string     `json:"sourceClusterID"`
-	TargetClusterID          string     `json:"targetClusterID"`
-	SourcePrefix             string     `json:"sourcePrefix"`
-	TargetPrefix             string     `json:"targetPrefix"`
-	FilterID                 string     `json:"filterID"`
-	TransformID              string     `json:"transformID"`
-	AppliedRevision          int64      `json:"appliedRevision"`
-	SourceHead               int64      `json:"sourceHead"`
-	SourceHeadAt             *time.Time `json:"sourceHeadAt,omitempty"`
-	MissingRevisions         int64      `json:"missingRevisions"`
-	CheckpointAt             *time.Time `json:"checkpointAt,omitempty"`
-	CheckpointAgeSeconds     float64    `json:"checkpointAgeSeconds"`
-	CheckpointTargetRevision int64      `json:"checkpointTargetRevision"`
-	LastBulkRevision         int64      `json:"lastBulkRevision"`
-	ForeignCount             int        `json:"foreignCount"`
-	GuardedCount             int        `json:"guardedCount"`
-	Foreign                  []string   `json:"foreign,omitempty"`
-	Guarded                  []guarded  `json:"guarded,omitempty"`
-
-	now time.Time
-}
-
-type guarded struct {
-	Key    string `json:"key"`
-	Reason string `json:"reason"`
-}
-
-func newView(md *etcdmirror.Metadata, now time.Time, keys bool) view {
-	c, id := md.Checkpoint, md.Identity
-	v := view{Name: md.Name, Phase: string(c.Phase), Epoch: c.Epoch,
-		Complete:        c.Phase == etcdmirror.PhaseTail || c.Phase == etcdmirror.PhasePromoted && c.Complete,
-		SourceClusterID: id.SourceClusterID, TargetClusterID: id.TargetClusterID, SourcePrefix: id.SourcePrefix, TargetPrefix: id.TargetPrefix,
-		FilterID: id.KeepID, TransformID: id.TransformID,
-		AppliedRevision: c.SourceRevision, SourceHead: c.SourceHead, MissingRevisions: max(c.SourceHead-c.SourceRevision, 0),
-		CheckpointTargetRevision: md.CheckpointRevision, LastBulkRevision: md.LastBulkRevision(),
-		ForeignCount: len(md.Foreign), GuardedCount: len(md.Guarded), now: now}
-	if !c.SourceHeadAt.IsZero() {
-		v.SourceHeadAt = &c.SourceHeadAt
+// readReplicas reads the names of the instances that run a mirror, the leading one first.
+func readReplicas(ctx context.Context, target *clientv3.Client, name string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, etcdmirror.DefaultRequestTimeout)
+	defer cancel()
+	dir := etcdmirror.MetadataPrefix + name + "/election/"
+	resp, err := target.Get(ctx, dir, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
+	if err != nil {
+		return nil, &etcdmirror.Error{Kind: etcdmirror.ErrUnreachable, Side: "target", Detail: "reading " + dir, Cause: err, Hint: "check the network, and that the cluster has a leader"}
 	}
-	if !c.At.IsZero() {
-		v.CheckpointAt, v.CheckpointAgeSeconds = &c.At, now.Sub(c.At).Round(time.Millisecond).Seconds()
+	var names []string
+	for _, kv := range resp.Kvs {
+		names = append(names, string(kv.Value))
 	}
-	if keys {
-		v.Foreign = md.Foreign
-		for _, g := range md.Guarded {
-			v.Guarded = append(v.Guarded, guarded{g.Key, g.Reason})
-		}
-	}
-	return v
-}
-
-// meaning explains a phase in a line.
-func (v *view) meaning() string {
-	switch etcdmirror.Phase(v.Phase) {
-	case etcdmirror.PhaseTail:
-		return fmt.Sprintf("tail: the target equals source revision %d", v.AppliedRevision)
-	case etcdmirror.PhaseBase:
-		return "base: the first copy is not finished; the target equals no source revision"
-	case etcdmirror.PhaseResync:
-		return fmt.Sprintf("resync: not finished; the target equalled source revision %d before and equals none now", v.AppliedRevision)
-	case etcdmirror.PhasePromoted:
-		if v.Complete {
-			return fmt.Sprintf("promoted: it equalled source revision %d", v.AppliedRevision)
-		}
-		return "promoted with an incomplete copy: it equalled no source revision"
-	case etcdmirror.PhaseArmed:
-		return "armed: demoted, and no mirror has begun since"
-	case "":
-		return "no checkpoint: the mirror has not begun, or its metadata was removed in part"
-	}
-	return v.Phase
-}
-
-func (v *view) print(w io.Writer) {
-	const dash = "-"
-	row := func(label, format string, args ...any) {
-		fmt.Fprintf(w, "  %-20s  %s\n", label, fmt.Sprintf(format, args...))
-	}
-	fmt.Fprintf(w, "mirror %s\n", v.Name)
-	row("phase", "%s", v.meaning())
-	row("epoch", "%d", v.Epoch)
-	row("source cluster", "%s", or(v.SourceClusterID, dash))
-	row("target cluster", "%s", or(v.TargetClusterID, dash))
-	if v.SourceClusterID != "" {
-		row("keys", "%s", v.mapping())
-	}
-	row("filter", "%s", or(v.FilterID, "none"))
-	if v.TransformID != "" {
-		row("transform", "%s", v.TransformID)
-	}
-	row("applied revision", "%d", v.AppliedRevision)
-	if v.SourceHeadAt != nil {
-		row("source head", "%d, seen %s", v.SourceHead, ago(v.now, *v.SourceHeadAt))
-		missing := revisions(v.AppliedRevision, v.SourceHead)
-		if !v.Complete && v.MissingRevisions > 0 {
-			missing = "all or part of " + missing
-		}
-		row("known to be missing", "%s", missing)
-	}
-	if v.CheckpointAt != nil {
-		row("checkpoint", "%s, at target revision %d", ago(v.now, *v.CheckpointAt), v.CheckpointTargetRevision)
-	}
-	row("last bulk revision", "%d", v.LastBulkRevision)
-	row("foreign keys", "%d", v.ForeignCount)
-	for _, key := range v.Foreign {
-		fmt.Fprintf(w, "    %q\n", key)
-	}
-	row("guarded keys", "%d", v.GuardedCount)
-	for _, g := range v.Guarded {
-		fmt.Fprintf(w, "    %q: %s\n", g.Key, strings.ReplaceAll(g.Reason, "\n", " "))
-	}
-}
-
-func (v *view) mapping() string {
-	source := or(v.SourcePrefix, "all")
-	if v.TargetPrefix == v.SourcePrefix {
-		return source
-	}
-	return fmt.Sprintf("%s as %q", source, v.TargetPrefix)
-}
-
-// revisions tells which source revisions lie between what was applied and what was seen.
-func revisions(applied, head int64) string {
-	if head <= applied {
-		return "none"
-	}
-	n := head - applied
-	if n == 1 {
-		return fmt.Sprintf("1 source revision, %d", head)
-	}
-	return fmt.Sprintf("%s source revisions, %d to %d", thousands(n), applied+1, head)
-}
-
-// ago is a time as a date and as a distance. A clock that is behind must not make a distance negative.
-func ago(now, at time.Time) string {
-	return fmt.Sprintf("%s (%v ago)", at.UTC().Format(time.RFC3339), max(now.Sub(at), 0).Round(100*time.Millisecond))
+	return names, nil
 }

@@ -3,8 +3,10 @@ package main
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -61,16 +63,32 @@ func samples() []*etcdmirror.Metadata {
 		{Name: "promoted", Checkpoint: in(etcdmirror.PhasePromoted, func(c *etcdmirror.Checkpoint) { c.Epoch, c.Complete = 2, true }), Identity: moved, CheckpointRevision: 90},
 		{Name: "promoted-early", Checkpoint: in(etcdmirror.PhasePromoted, func(c *etcdmirror.Checkpoint) { c.Epoch, c.SourceHead = 2, 1235 }), Identity: moved, CheckpointRevision: 91},
 		{Name: "resync", Checkpoint: in(etcdmirror.PhaseResync, nil), Identity: identity, CheckpointRevision: 80},
-		{Name: "tail", Checkpoint: in(etcdmirror.PhaseTail, func(c *etcdmirror.Checkpoint) { c.SourceHead = 1234 }), Identity: identity, CheckpointRevision: 85,
+		{Name: "split", Checkpoint: in(etcdmirror.PhasePartial, nil), Identity: identity, CheckpointRevision: 82},
+		{Name: "stopped", Checkpoint: in(etcdmirror.PhaseTail, func(c *etcdmirror.Checkpoint) { c.Keys, c.Unlisted = 5000, true }), Identity: identity, CheckpointRevision: 83,
+			Drift: drift(7, etcdmirror.DriftDeleted, etcdmirror.DriftChanged, etcdmirror.DriftDeleted, etcdmirror.DriftFought, etcdmirror.DriftReplaced, etcdmirror.DriftDeleted, etcdmirror.DriftDeleted),
+			Trip:  &etcdmirror.Trip{ID: "x", SourceRevision: 1234, Keys: 5012, Left: 12, Key: "/registry/secrets/a/b", At: noon.Add(-time.Minute)}},
+		{Name: "tail", Checkpoint: in(etcdmirror.PhaseTail, func(c *etcdmirror.Checkpoint) { c.SourceHead, c.Keys = 1234, 12345 }), Identity: identity, CheckpointRevision: 85,
+			Drift: drift(80, etcdmirror.DriftChanged), Leases: []int64{1, 2},
 			Foreign: []string{"/registry/configmaps/own/a", "/registry/configmaps/own/\x00b"},
 			Guarded: []etcdmirror.GuardedInfo{{Key: "/registry/secrets/a/b", Reason: "unknown\nprovider"}}},
 	}
 }
 
+// drift lists keys that were touched in several ways.
+func drift(rev int64, kinds ...etcdmirror.DriftKind) (all []etcdmirror.DriftInfo) {
+	for i, kind := range kinds {
+		all = append(all, etcdmirror.DriftInfo{Key: fmt.Sprintf("/registry/configmaps/a/%d", i), Kind: kind, TargetRevision: rev + int64(i)})
+	}
+	return all
+}
+
+// replicas run some of the samples.
+var replicas = map[string][]string{"tail": {"host-1", "host-2", "host-3"}, "stopped": {"host\n1"}}
+
 func TestStatusTable(t *testing.T) {
 	var out strings.Builder
 	for _, md := range samples() {
-		v := newView(md, noon, true)
+		v := newView(md, replicas[md.Name], noon, md.Name == "tail" || md.Name == "marks-only")
 		v.print(&out)
 		out.WriteByte('\n')
 	}
@@ -80,7 +98,7 @@ func TestStatusTable(t *testing.T) {
 func TestStatusJSON(t *testing.T) {
 	var all []view
 	for _, md := range samples() {
-		all = append(all, newView(md, noon, md.Name == "tail"))
+		all = append(all, newView(md, replicas[md.Name], noon, md.Name == "tail"))
 	}
 	text, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
@@ -91,19 +109,40 @@ func TestStatusJSON(t *testing.T) {
 
 // Every field of the JSON is documented in the help.
 func TestStatusFieldsAreDocumented(t *testing.T) {
-	text, err := json.Marshal(newView(samples()[6], noon, true))
-	if err != nil {
-		t.Fatal(err)
+	for _, md := range samples() {
+		text, err := json.Marshal(newView(md, replicas[md.Name], noon, true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fields any
+		if err := json.Unmarshal(text, &fields); err != nil {
+			t.Fatal(err)
+		}
+		checkDocumented(t, fields)
 	}
-	var fields map[string]any
-	if err := json.Unmarshal(text, &fields); err != nil {
-		t.Fatal(err)
-	}
-	for name := range fields {
-		if !strings.Contains(details["status"], name) {
-			t.Errorf("the help of status lacks %q", name)
+}
+
+func checkDocumented(t *testing.T, value any) {
+	t.Helper()
+	switch v := value.(type) {
+	case map[string]any:
+		for name, field := range v {
+			if !regexp.MustCompile(`\b` + name + `\b`).MatchString(details["status"]) {
+				t.Errorf("the help of status lacks %q", name)
+			}
+			checkDocumented(t, field)
+		}
+	case []any:
+		for _, element := range v {
+			checkDocumented(t, element)
 		}
 	}
+}
+
+func TestApprovalReport(t *testing.T) {
+	var out strings.Builder
+	printApproval(&out, "default", samples()[7].Trip, noon)
+	golden(t, "approve.txt", out.String())
 }
 
 func TestPromotionReport(t *testing.T) {

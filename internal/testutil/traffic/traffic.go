@@ -129,25 +129,30 @@ func (g *Generator) Run(ctx context.Context, client *clientv3.Client, ops int) e
 // attemptTimeout is the deadline of one attempt of a write.
 const attemptTimeout = 5 * time.Second
 
-// do repeats a write until the server has taken it.
 func (g *Generator) do(ctx context.Context, write func(context.Context) (*etcdserverpb.ResponseHeader, error)) error {
-	for {
+	retries, err := persist(ctx, func(ctx context.Context) error {
+		header, err := write(ctx)
+		if err == nil && header != nil {
+			g.stats.Revision = max(g.stats.Revision, header.Revision)
+		}
+		return err
+	})
+	g.stats.Retries += retries
+	return err
+}
+
+// persist repeats a request until the server has taken it.
+func persist(ctx context.Context, request func(context.Context) error) (retries int, err error) {
+	for ; ; retries++ {
 		try, cancel := context.WithTimeout(ctx, attemptTimeout)
-		header, err := write(try)
+		err := request(try)
 		cancel()
-		if err == nil {
-			if header != nil {
-				g.stats.Revision = max(g.stats.Revision, header.Revision)
-			}
-			return nil
+		if err == nil || ctx.Err() != nil || !passing(err) {
+			return retries, err
 		}
-		if ctx.Err() != nil || !passing(err) {
-			return err
-		}
-		g.stats.Retries++
 		select {
 		case <-ctx.Done():
-			return err
+			return retries, err
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
