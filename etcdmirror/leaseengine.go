@@ -19,7 +19,7 @@ func (m *Mirror) startLeases(ctx context.Context) (stop func(), err error) {
 	}
 	m.serial = make(chan serialWork)
 	m.leases = newLeases(m.source, m.target, m.cfg.RequestTimeout, metaKeys(m.cfg.Name), m.log, leaseEngine{
-		fenced: m.writer.fencedTxn, serial: m.inTail, restore: m.restoreLease, report: m.noteLease,
+		fenced: m.writer.fencedTxn, serial: m.inTail, restore: m.restoreLease, report: func(leaseReport) {},
 	})
 	m.writer.leases = m.leases
 	for attempt := (etcdrpc.Backoff{}); ; {
@@ -41,11 +41,6 @@ func (m *Mirror) startLeases(ctx context.Context) (stop func(), err error) {
 		m.leases.run(ctx, m.writer.stillLeads)
 	}()
 	return func() { cancel(); <-done }, nil
-}
-
-// noteLease tells of what happened to a lease.
-func (m *Mirror) noteLease(r leaseReport) {
-	m.track.update(func(s *Status) { s.Leases = m.leases.count() })
 }
 
 // serialWork is something to be done where the tail commits.

@@ -15,10 +15,8 @@ import (
 const (
 	// mendAtOnce bounds how many leases are put right while the tail waits.
 	mendAtOnce = 16
-	// replaceAtOnce is how many keys of a lease change in one transaction.
-	replaceAtOnce = 32
-	// replaceMost is how many keys a lease may have to be replaced. One with more keeps its short time and is kept alive the more often.
-	replaceMost = 4096
+	// replaceMost is how many keys a lease may have to be replaced, while the tail waits. One with more keeps its short time and is kept alive the more often.
+	replaceMost = 1024
 )
 
 // leaseUnsettled is the value of a lease's metadata key while some of its keys may be without it. The key is not attached to the lease then.
@@ -172,7 +170,7 @@ func (l *leases) settleRecord(ctx context.Context, id int64, granted bool) error
 }
 
 // replace gives a lease at the target the source's full time to live. There is no other way than to detach its keys, to revoke it, to grant it again,
-// and to attach the keys again: two revisions for each transaction of keys, and none in which a key is gone. It is tried once in a term.
+// and to attach the keys again: two revisions for each key, and none in which one is gone or which holds two (P11). It is tried once in a term.
 //
 // Whatever interrupts it, the lease's metadata key tells: the keys are then compared with the source's and put right, by restoreKeys, in this term or the next.
 // A key that somebody else changes in between is left alone, and compared too.
@@ -243,70 +241,59 @@ func (l *leases) replace(ctx context.Context, id int64, alive func(context.Conte
 	return nil
 }
 
-// detachedKeys are keys that one transaction took from a lease.
-type detachedKeys struct {
-	keys []string
-	rev  int64
+// detachedKey is a key that was taken from a lease in a revision.
+type detachedKey struct {
+	key string
+	rev int64
 }
 
 // detach takes keys from a lease, those that still have it.
-func (l *leases) detach(ctx context.Context, id int64, keys []string) (all []detachedKeys, err error) {
-	lease := clientv3.LeaseID(id)
-	for begin, size := 0, replaceAtOnce; begin < len(keys); {
-		part := keys[begin:min(begin+size, len(keys))]
-		var reads, ops []clientv3.Op
-		for _, key := range part {
-			reads = append(reads, clientv3.OpGet(key, clientv3.WithKeysOnly()))
-		}
-		read, err := etcdrpc.Do(ctx, l.timeout, func(ctx context.Context) (*clientv3.TxnResponse, error) {
-			return l.target.Txn(ctx).Then(reads...).Commit()
+func (l *leases) detach(ctx context.Context, id int64, keys []string) (detached []detachedKey, err error) {
+	for _, key := range keys {
+		read, err := etcdrpc.Do(ctx, l.timeout, func(ctx context.Context) (*clientv3.GetResponse, error) {
+			return l.target.Get(ctx, key, clientv3.WithKeysOnly())
 		})
-		if err == nil {
-			for i, key := range part {
-				if kvs := read.Responses[i].GetResponseRange().Kvs; len(kvs) > 0 {
-					// By their mod_revisions, a transaction that is repeated or late changes nothing.
-					ops = append(ops, clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", kvs[0].ModRevision), clientv3.Compare(clientv3.LeaseValue(key), "=", lease)},
-						[]clientv3.Op{clientv3.OpPut(key, "", clientv3.WithIgnoreValue())}, nil))
-				}
-			}
-			if len(ops) > 0 {
-				var done *clientv3.TxnResponse
-				if done, err = l.engine.fenced(ctx, ops...); err == nil {
-					all = append(all, detachedKeys{part, done.Header.Revision})
-				}
-			}
+		if err != nil {
+			return nil, fmt.Errorf("target: %w", err)
 		}
-		switch {
-		case err == nil:
-			begin += len(part)
-		case etcdrpc.Classify(err) == etcdrpc.TooManyOps && size > 1:
-			size /= 2
-		default:
+		if len(read.Kvs) == 0 {
+			continue
+		}
+		rev, err := l.putLease(ctx, key, 0, clientv3.Compare(clientv3.ModRevision(key), "=", read.Kvs[0].ModRevision), clientv3.Compare(clientv3.LeaseValue(key), "=", id))
+		if err != nil {
 			return nil, err
 		}
+		if rev != 0 {
+			detached = append(detached, detachedKey{key, rev})
+		}
 	}
-	return all, nil
+	return detached, nil
 }
 
 // attach gives keys that were detached their lease back, those that nobody has changed since.
-func (l *leases) attach(ctx context.Context, id int64, detached []detachedKeys) error {
-	for _, part := range detached {
-		var ops []clientv3.Op
-		for _, key := range part.keys {
-			ops = append(ops, clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", part.rev)},
-				[]clientv3.Op{clientv3.OpPut(key, "", clientv3.WithIgnoreValue(), clientv3.WithLease(clientv3.LeaseID(id)))}, nil))
-		}
-		done, err := l.engine.fenced(ctx, ops...)
+func (l *leases) attach(ctx context.Context, id int64, detached []detachedKey) error {
+	var changed error
+	for _, d := range detached {
+		rev, err := l.putLease(ctx, d.key, id, clientv3.Compare(clientv3.ModRevision(d.key), "=", d.rev))
 		if err != nil {
 			return err
 		}
-		for i, r := range done.Responses[:len(ops)] {
-			if !r.GetResponseTxn().Succeeded {
-				return fmt.Errorf("target: %w: key %q was changed meanwhile", errLeaseUnfinished, part.keys[i])
-			}
+		if rev == 0 {
+			changed = fmt.Errorf("target: %w: key %q was changed meanwhile", errLeaseUnfinished, d.key)
 		}
 	}
-	return nil
+	return changed
+}
+
+// putLease changes the lease of a key, not its value, if that is as compared: with the key's mod_revision among it, a request that is repeated or late changes nothing.
+// It returns the revision, 0 if the comparison failed.
+func (l *leases) putLease(ctx context.Context, key string, id int64, as ...clientv3.Cmp) (rev int64, err error) {
+	put := clientv3.OpPut(key, "", clientv3.WithIgnoreValue(), clientv3.WithLease(clientv3.LeaseID(id)))
+	done, err := l.engine.fenced(ctx, clientv3.OpTxn(as, []clientv3.Op{put}, nil))
+	if err != nil || !done.Responses[0].GetResponseTxn().Succeeded {
+		return 0, err
+	}
+	return done.Header.Revision, nil
 }
 
 // revokeEmpty revokes a lease that no key has.

@@ -52,7 +52,7 @@ type leases struct {
 type leaseEngine struct {
 	// fenced commits operations in one transaction that compares what every transaction of this term compares, and returns an error if the comparison fails.
 	// It need not move the checkpoint. It is called by ensure, on the caller's goroutine, and within serial. What it writes are metadata, but for a replacement's puts,
-	// which change nothing but the lease of keys, several in one transaction.
+	// each of which changes nothing but the lease of one key.
 	fenced func(ctx context.Context, ops ...clientv3.Op) (*clientv3.TxnResponse, error)
 	// serial runs work where the tail commits, while no transaction of this mirror is under way and none sent before can still arrive, and returns its error.
 	// It waits until that is possible, or until ctx ends.

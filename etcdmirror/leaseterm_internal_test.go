@@ -23,10 +23,11 @@ type leaseTerm struct {
 	*leases
 	w      *leaseWorld
 	calls  leaseCalls
-	client *clientv3.Client // of the target, as the leases use it
-	fenced atomic.Int64     // the fence that this term compares
-	barred atomic.Bool      // alive says no
-	afterF func(ops []clientv3.Op)
+	client *clientv3.Client  // of the target, as the leases use it
+	fenced atomic.Int64      // the fence that this term compares
+	barred atomic.Bool       // alive says no
+	after  func(commits int) // is called after each transaction
+	done   atomic.Int64      // transactions
 
 	serial  sync.Mutex // held by whoever writes
 	applied int64
@@ -151,8 +152,8 @@ func (r *leaseTerm) commit(ctx context.Context, ops ...clientv3.Op) (*clientv3.T
 	if !resp.Succeeded {
 		return nil, ErrFenced
 	}
-	if r.afterF != nil {
-		r.afterF(ops)
+	if n := r.done.Add(1); r.after != nil {
+		r.after(int(n))
 	}
 	return resp, nil
 }

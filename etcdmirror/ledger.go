@@ -94,11 +94,13 @@ func (l *ledger) clearable() bool {
 	return l.keyed > 0 && l.watched >= l.keyed
 }
 
-// noteKeyed notes the last revision that wrote a key of its own; 0: they are removed.
+// noteKeyed notes a revision that wrote a key of its own; 0: all are removed.
 func (l *ledger) noteKeyed(rev int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.keyed = rev
+	if rev == 0 || rev > l.keyed {
+		l.keyed = rev
+	}
 }
 
 // stamp writes what the ledger knows into a record.
@@ -134,8 +136,7 @@ func (t *target) readOwn(ctx context.Context) (*ownKeys, error) {
 			return nil, fmt.Errorf("target: reading %s: %w", dir, err)
 		}
 		for _, kv := range resp.Kvs {
-			// A transaction that was sent again may have been committed before; what it created, it created then.
-			own.revs[kv.CreateRevision], own.revs[kv.ModRevision] = struct{}{}, struct{}{}
+			own.revs[kv.ModRevision] = struct{}{}
 			if len(kv.Value) > 0 {
 				own.keys[string(kv.Value)] = struct{}{}
 			}
@@ -144,6 +145,24 @@ func (t *target) readOwn(ctx context.Context) (*ownKeys, error) {
 			return own, nil
 		}
 		begin = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+}
+
+// learnOwn adds to the ledger what transactions between two checkpoints wrote down, also of attempts whose answer was lost.
+func (t *target) learnOwn(ctx context.Context) error {
+	for attempt := (etcdrpc.Backoff{}); ; {
+		own, err := t.readOwn(ctx)
+		if err == nil {
+			for rev := range own.revs {
+				t.own.add(rev)
+				t.own.noteKeyed(rev)
+			}
+			return nil
+		}
+		t.track.waiting(explain(err))
+		if err := t.pause(ctx, &attempt); err != nil {
+			return err
+		}
 	}
 }
 

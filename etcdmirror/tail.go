@@ -67,11 +67,18 @@ func (m *Mirror) drainWatch(ctx context.Context, w *watch, seen *int64, attempt 
 				}
 				continue
 			case work := <-m.serial:
-				work.done <- work.do(work.ctx)
+				err := work.do(work.ctx)
+				work.done <- err
+				if isFatal(err) {
+					return err
+				}
 				continue
 			case <-saved.C:
 				if err := m.saveProgress(ctx, *seen); err != nil {
 					return err
+				}
+				if m.leases != nil {
+					m.track.update(func(s *Status) { s.Leases = m.leases.count() })
 				}
 				saved.Reset(m.cfg.CheckpointInterval)
 				continue

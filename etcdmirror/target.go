@@ -94,9 +94,6 @@ func (t *target) apply(ctx context.Context, changes []change, next Checkpoint, n
 		if !errors.Is(err, errTooLarge) {
 			return err
 		}
-		if half := len(changes) / 2; half > 0 {
-			parts = [][]change{changes[:half], changes[half:]}
-		}
 	}
 	t.track.update(func(s *Status) { s.Splits++ })
 	partial := t.within()
@@ -116,7 +113,9 @@ func (t *target) apply(ctx context.Context, changes []change, next Checkpoint, n
 		}
 		err := t.commit(ctx, part, record, info)
 		if errors.Is(err, errTooLarge) {
-			err = t.deliver(ctx, part, partNote)
+			if err = t.deliver(ctx, part, partNote); err == nil {
+				err = t.learnOwn(ctx)
+			}
 			if err == nil && i == len(parts)-1 {
 				err = t.commit(ctx, nil, record, info)
 			}
@@ -149,8 +148,8 @@ func (t *target) deliver(ctx context.Context, changes []change, note AppliedInfo
 		err := t.send(ctx, changes, note)
 		if errors.Is(err, errTooLarge) && len(changes) == 1 && inKeptSpace(changes) {
 			// Perhaps it fits without the key that says who wrote it. Then that is said before.
-			if err = t.attempt(ctx, []change{t.ownKey(changes[0].key)}, note); err == nil {
-				err = t.attempt(ctx, changes, note)
+			if err = t.attempt(ctx, []change{t.ownKey(changes[0].key)}, false, note); err == nil {
+				err = t.attempt(ctx, changes, false, note)
 			}
 		}
 		switch {
@@ -172,17 +171,18 @@ func (t *target) deliver(ctx context.Context, changes []change, note AppliedInfo
 
 // send commits changes that lie between two checkpoints, in one transaction that writes down whose it is. It returns errTooLarge where fewer or smaller changes could fit.
 func (t *target) send(ctx context.Context, changes []change, note AppliedInfo) error {
-	if inKeptSpace(changes) {
-		changes = append(changes[:len(changes):len(changes)], t.ownKey(""))
-	}
-	return t.attempt(ctx, changes, note)
+	return t.attempt(ctx, changes, inKeptSpace(changes), note)
 }
 
-// attempt commits changes without a checkpoint.
-func (t *target) attempt(ctx context.Context, changes []change, note AppliedInfo) error {
+// attempt commits changes without a checkpoint. keyed makes each attempt write down its own revision: one whose answer was lost may have been committed, too.
+func (t *target) attempt(ctx context.Context, changes []change, keyed bool, note AppliedInfo) error {
 	began := time.Now()
 	for attempt := (etcdrpc.Backoff{}); ; {
-		resp, err := t.txn(ctx, changes, nil)
+		sent := changes
+		if keyed {
+			sent = append(changes[:len(changes):len(changes)], t.ownKey(""))
+		}
+		resp, err := t.txn(ctx, sent, nil)
 		switch {
 		case err == nil && resp.Succeeded:
 			t.noteApplied(resp.Header.Revision, changes, note, began)
