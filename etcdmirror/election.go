@@ -42,7 +42,10 @@ func (m *Mirror) campaign(ctx context.Context) (*leadership, error) {
 			}
 			l.resign()
 		}
-		if ctx.Err() != nil || isFatal(err) && !errors.Is(err, errSuperseded) {
+		switch {
+		case ctx.Err() != nil: // then the session ends too
+			return nil, ctx.Err()
+		case isFatal(err) && !errors.Is(err, errSuperseded):
 			return nil, err
 		}
 		m.track.waiting("target: becoming a candidate for leadership: " + explain(err))

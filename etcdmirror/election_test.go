@@ -138,6 +138,22 @@ func TestP6ReplicasUnderTraffic(t *testing.T) {
 	}
 }
 
+// An instance that is told to end ends without an error in whatever it does, also when it has just lost its session.
+func TestP6EndingIsNoError(t *testing.T) {
+	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
+	p.put(p.source, key(0), "v")
+	leader := p.start(etcdmirror.Config{Replica: "leader"})
+	p.sync(leader)
+	for i := range 20 {
+		r := p.start(etcdmirror.Config{Replica: fmt.Sprint(i)})
+		p.eventually(r, "wait", func(s etcdmirror.Status) bool { return s.State == etcdmirror.StateReplica })
+		p.delete(p.target, "/understudy/test/election/", clientv3.WithPrefix()) // also the leader's
+		r.stop()
+		p.sync(leader)
+	}
+	leader.stop()
+}
+
 // A promotion ends the replicas that wait, too.
 func TestP6PromotionEndsEveryReplica(t *testing.T) {
 	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
