@@ -147,9 +147,15 @@ func TestP6EndingIsNoError(t *testing.T) {
 	for i := range 20 {
 		r := p.start(etcdmirror.Config{Replica: fmt.Sprint(i)})
 		p.eventually(r, "wait", func(s etcdmirror.Status) bool { return s.State == etcdmirror.StateReplica })
-		p.delete(p.target, "/understudy/test/election/", clientv3.WithPrefix()) // also the leader's
+		var last string
+		var created int64
+		for key, kv := range p.get(p.target, "/understudy/test/election/") {
+			if kv.CreateRevision > created {
+				last, created = key, kv.CreateRevision
+			}
+		}
+		p.delete(p.target, last)
 		r.stop()
-		p.sync(leader)
 	}
 	leader.stop()
 }

@@ -53,6 +53,9 @@ func Approve(ctx context.Context, target *clientv3.Client, name string) (*Trip, 
 	if err != nil {
 		return nil, err
 	}
+	if md.Checkpoint.Phase == PhasePromoted {
+		return nil, &Error{Kind: ErrPromoted, Side: "target", Detail: fmt.Sprintf("mirror %q was promoted in epoch %d", name, md.Checkpoint.Epoch), Hint: "nothing waits for an approval"}
+	}
 	if md.Trip == nil {
 		return nil, &Error{Kind: ErrNotTripped, Side: "target", Detail: fmt.Sprintf("mirror %q waits for no approval", name), Hint: "nothing is left to do"}
 	}

@@ -108,6 +108,8 @@ func TestP12MassDeletion(t *testing.T) {
 				t.Fatal(err)
 			}
 			wantError(t, r.ended(p.ctx), etcdmirror.ErrPromoted)
+			_, err = etcdmirror.Approve(p.ctx, p.target, "test")
+			wantError(t, err, etcdmirror.ErrPromoted)
 		})
 	}
 }

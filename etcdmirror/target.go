@@ -185,6 +185,9 @@ func (t *target) attempt(ctx context.Context, changes []change, keyed bool, note
 		resp, err := t.txn(ctx, sent, nil)
 		switch {
 		case err == nil && resp.Succeeded:
+			if note.Part || !keyed { // those of a copy are told by the keys that they write
+				t.own.add(resp.Header.Revision)
+			}
 			t.noteApplied(resp.Header.Revision, changes, note, began)
 			return nil
 		case err == nil:

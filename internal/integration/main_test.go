@@ -13,9 +13,13 @@ import (
 	"testing"
 
 	"github.com/understudy-dr/understudy/internal/testutil"
+	"github.com/understudy-dr/understudy/internal/testutil/proc"
 )
 
-func TestMain(m *testing.M) { testutil.Main(m) }
+func TestMain(m *testing.M) {
+	proc.RunChild(map[string]func() int{"mirror": childMirror})
+	testutil.Main(m)
+}
 
 // binary is the etcd server to test against. Without one the test is skipped.
 func binary(t *testing.T) string {

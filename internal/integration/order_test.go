@@ -9,6 +9,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
@@ -77,7 +78,7 @@ func TestOwnersInTwoTransactions(t *testing.T) {
 		}
 
 		gate := &ownerGate{owner: key("b"), dependent: key("d"), arrived: make(chan struct{})}
-		cfg := clientv3.Config{Endpoints: p.target.Endpoints(), DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(gate.intercept)}}
+		cfg := clientv3.Config{Endpoints: p.target.Endpoints(), Logger: zap.NewNop(), DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(gate.intercept)}}
 		gated, err := clientv3.New(quick(cfg))
 		if err != nil {
 			t.Fatal(err)

@@ -3,6 +3,7 @@ package integration_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -11,12 +12,14 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
 	"github.com/understudy-dr/understudy/internal/testutil"
 	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
+	"github.com/understudy-dr/understudy/internal/testutil/traffic"
 )
 
 // mirrorName is the name of every mirror.
@@ -35,6 +38,7 @@ type pair struct {
 	ctx            context.Context
 	source, target *side
 	keep           func(key []byte) bool // of the mirror's filter; nil keeps all
+	own            *traffic.Stranger     // has keys of its own at the target; nil: nobody has
 	marks          int
 }
 
@@ -104,11 +108,14 @@ func (l *logBuffer) String() string {
 	return l.buf.String()
 }
 
-// start runs a mirror until the test ends or stop is called.
+// start runs a mirror until the test ends or stop is called. Its session is short unless the configuration says otherwise.
 func (p *pair) start(cfg etcdmirror.Config) *running {
 	p.t.Helper()
 	r := &running{p: p, done: make(chan struct{})}
 	cfg.Name, cfg.Logger = mirrorName, slog.New(slog.NewTextHandler(&r.log, nil))
+	if cfg.SessionTTL == 0 {
+		cfg.SessionTTL = time.Second
+	}
 	var err error
 	if r.Mirror, err = etcdmirror.New(p.source.Client, p.target.Client, cfg); err != nil {
 		p.t.Fatal(err)
@@ -151,6 +158,14 @@ func (r *running) eventually(what string, cond func(etcdmirror.Status) bool) {
 			r.p.t.Fatalf("no %s; status %+v", what, r.Status())
 		}
 	}
+}
+
+// started waits until the mirror has done its first checks: before that, a server that is away ends it.
+func (r *running) started() {
+	r.p.t.Helper()
+	r.eventually("start", func(s etcdmirror.Status) bool {
+		return s.State != etcdmirror.StateIdle && s.State != etcdmirror.StateStarting
+	})
 }
 
 // sync writes a kept key to the source and waits until the mirror is as far. With servers whose progress notifications cannot be trusted,
@@ -207,6 +222,15 @@ func (s *side) txn(p *pair, ops ...clientv3.Op) *clientv3.TxnResponse {
 	return do(p, func(ctx context.Context) (*clientv3.TxnResponse, error) { return s.Txn(ctx).Then(ops...).Commit() })
 }
 
+// compact discards the side's history up to a revision.
+func (s *side) compact(p *pair, rev int64) {
+	p.t.Helper()
+	_, err := etcdrpc.Do(p.ctx, requestTimeout, func(ctx context.Context) (*clientv3.CompactResponse, error) { return s.Compact(ctx, rev) })
+	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
+		p.t.Fatal(err)
+	}
+}
+
 // head is the side's current revision.
 func (s *side) head(p *pair) int64 {
 	p.t.Helper()
@@ -236,7 +260,25 @@ func (s *side) state(p *pair, rev int64) map[string]*mvccpb.KeyValue {
 	}
 }
 
-// mustEqual compares, key by key, what the default prefix holds at the source at a revision (0: now) and at the target now. Besides, the target may hold metadata only.
+// act lets the target's own cluster make, change or delete keys of its own.
+func (p *pair) act(times int) {
+	p.t.Helper()
+	for range times {
+		if err := p.own.Act(p.ctx); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// mustHaveOwn fails the test unless the target's own keys are as its cluster left them.
+func (p *pair) mustHaveOwn() {
+	p.t.Helper()
+	if err := p.own.Check(p.ctx); err != nil {
+		p.t.Error(err)
+	}
+}
+
+// mustEqual compares, key by key, what the default prefix holds at the source at a revision (0: now) and at the target now. Besides, the target may hold metadata and its own keys only.
 // It returns how many keys there are.
 func (p *pair) mustEqual(sourceRev int64) (n int) {
 	p.t.Helper()
@@ -254,7 +296,7 @@ func (p *pair) mustEqual(sourceRev int64) (n int) {
 		}
 	}
 	for key := range target {
-		if strings.HasPrefix(key, etcdmirror.MetadataPrefix) {
+		if strings.HasPrefix(key, etcdmirror.MetadataPrefix) || p.own != nil && p.own.Owns(key) {
 			continue
 		}
 		if !strings.HasPrefix(key, etcdmirror.DefaultPrefix) || source[key] == nil {
