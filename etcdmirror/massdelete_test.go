@@ -137,3 +137,34 @@ func TestP12ARestoredSourceContinues(t *testing.T) {
 	p.sync(r)
 	p.eventually(r, "the record's end", func(etcdmirror.Status) bool { return p.metadata().Trip == nil })
 }
+
+// What is left of a mass deletion may be few keys. A restart counts them together with those before.
+func TestP12ARestartIsNoApproval(t *testing.T) {
+	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
+	cfg := etcdmirror.Config{Deletions: etcdmirror.DeletionGuard{Share: 0.2, Count: 30}}
+	for i := range 200 {
+		p.put(p.source, key(i), "v")
+	}
+	r := p.start(cfg)
+	p.sync(r)
+	for i := range 45 {
+		p.delete(p.source, key(i))
+		if i < 39 {
+			p.sync(r) // one group of one delete each
+		}
+	}
+	for range 3 {
+		p.eventually(r, "trip", tripped)
+		if n := len(p.get(p.target, "/registry/")); n != 161 {
+			t.Errorf("%d keys are left at the target, want 161", n)
+		}
+		r.stop()
+		r = p.start(cfg)
+	}
+	p.eventually(r, "trip", tripped)
+	if _, err := etcdmirror.Approve(p.ctx, p.target, "test"); err != nil {
+		t.Fatal(err)
+	}
+	p.sync(r)
+	p.mustEqual("/registry/", nil)
+}
