@@ -108,6 +108,20 @@ type Metadata struct {
 	Trip *Trip
 	// Leases are those that the mirror granted at the target, under the source's IDs.
 	Leases []int64
+	// Replicas are the instances that run, by Config.Replica: the one that leads, then those that wait, the next one first.
+	Replicas []string
+
+	elected []int64 // create_revisions of the Replicas' keys
+}
+
+// replicasByAge sorts them.
+type replicasByAge struct{ *Metadata }
+
+func (r replicasByAge) Len() int           { return len(r.Replicas) }
+func (r replicasByAge) Less(i, j int) bool { return r.elected[i] < r.elected[j] }
+func (r replicasByAge) Swap(i, j int) {
+	r.Replicas[i], r.Replicas[j] = r.Replicas[j], r.Replicas[i]
+	r.elected[i], r.elected[j] = r.elected[j], r.elected[i]
 }
 
 // LastBulkRevision is the last target revision that may hold several keys of one resource, 0 if none does. A client of the target whose
@@ -189,6 +203,7 @@ func readMetadata(ctx context.Context, c *clientv3.Client, timeout time.Duration
 	}
 	all := make([]*Metadata, 0, len(byName))
 	for _, md := range byName {
+		sort.Sort(replicasByAge{md})
 		all = append(all, md)
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
@@ -221,6 +236,8 @@ func addMetadata(byName map[string]*Metadata, side string, kv *mvccpb.KeyValue) 
 	case "trip":
 		md.Trip = &Trip{}
 		return decodeRecord(side, kv, md.Trip, func() int { return recordVersion })
+	case "election":
+		md.Replicas, md.elected = append(md.Replicas, string(kv.Value)), append(md.elected, kv.CreateRevision)
 	case "lease":
 		if id, err := strconv.ParseInt(key, 16, 64); err == nil {
 			md.Leases = append(md.Leases, id)

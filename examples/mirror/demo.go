@@ -235,11 +235,7 @@ func (d *demo) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	running, err := readReplicas(ctx, d.target, defaultName)
-	if err != nil {
-		return err
-	}
-	v := newView(md, running, time.Now(), false)
+	v := newView(md, time.Now(), false)
 	v.print(lines(d.say))
 	if !v.Complete || v.AppliedRevision < d.last {
 		return fmt.Errorf("the metadata tells of revision %d in phase %q; the last change was %d", v.AppliedRevision, v.Phase, d.last)

@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/understudy-dr/understudy/etcdmirror"
 	"github.com/understudy-dr/understudy/examples/internal/connect"
 )
@@ -101,11 +99,7 @@ func runStatus(ctx context.Context, c console, args []string) error {
 	}
 	views := []view{} // never null in JSON
 	for _, md := range all {
-		running, err := readReplicas(ctx, conn.Client, md.Name)
-		if err != nil {
-			return f.in(err)
-		}
-		views = append(views, newView(md, running, time.Now(), f.keys))
+		views = append(views, newView(md, time.Now(), f.keys))
 	}
 	if f.output.String() == "json" {
 		enc := json.NewEncoder(c.out)
@@ -123,20 +117,4 @@ func runStatus(ctx context.Context, c console, args []string) error {
 		v.print(c.out)
 	}
 	return nil
-}
-
-// readReplicas reads the names of the instances that run a mirror, the leading one first.
-func readReplicas(ctx context.Context, target *clientv3.Client, name string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, etcdmirror.DefaultRequestTimeout)
-	defer cancel()
-	dir := etcdmirror.MetadataPrefix + name + "/election/"
-	resp, err := target.Get(ctx, dir, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
-	if err != nil {
-		return nil, &etcdmirror.Error{Kind: etcdmirror.ErrUnreachable, Side: "target", Detail: "reading " + dir, Cause: err, Hint: "check the network, and that the cluster has a leader"}
-	}
-	var names []string
-	for _, kv := range resp.Kvs {
-		names = append(names, string(kv.Value))
-	}
-	return names, nil
 }

@@ -82,13 +82,18 @@ func drift(rev int64, kinds ...etcdmirror.DriftKind) (all []etcdmirror.DriftInfo
 	return all
 }
 
-// replicas run some of the samples.
+// withReplicas lets some of the samples run.
+func withReplicas(md *etcdmirror.Metadata) *etcdmirror.Metadata {
+	md.Replicas = replicas[md.Name]
+	return md
+}
+
 var replicas = map[string][]string{"tail": {"host-1", "host-2", "host-3"}, "stopped": {"host\n1"}}
 
 func TestStatusTable(t *testing.T) {
 	var out strings.Builder
 	for _, md := range samples() {
-		v := newView(md, replicas[md.Name], noon, md.Name == "tail" || md.Name == "marks-only")
+		v := newView(withReplicas(md), noon, md.Name == "tail" || md.Name == "marks-only")
 		v.print(&out)
 		out.WriteByte('\n')
 	}
@@ -98,7 +103,7 @@ func TestStatusTable(t *testing.T) {
 func TestStatusJSON(t *testing.T) {
 	var all []view
 	for _, md := range samples() {
-		all = append(all, newView(md, replicas[md.Name], noon, md.Name == "tail"))
+		all = append(all, newView(withReplicas(md), noon, md.Name == "tail"))
 	}
 	text, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
@@ -110,7 +115,7 @@ func TestStatusJSON(t *testing.T) {
 // Every field of the JSON is documented in the help.
 func TestStatusFieldsAreDocumented(t *testing.T) {
 	for _, md := range samples() {
-		text, err := json.Marshal(newView(md, replicas[md.Name], noon, true))
+		text, err := json.Marshal(newView(withReplicas(md), noon, true))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -81,8 +81,8 @@ type trip struct {
 // fewDrifted is how many drifted keys are shown unless all are asked for.
 const fewDrifted = 5
 
-// newView makes a view of metadata and the replicas that run, the leading one first. keys asks for all the keys that the metadata lists.
-func newView(md *etcdmirror.Metadata, running []string, now time.Time, keys bool) view {
+// newView makes a view of metadata. keys asks for all the keys that the metadata lists.
+func newView(md *etcdmirror.Metadata, now time.Time, keys bool) view {
 	c, id := md.Checkpoint, md.Identity
 	v := view{Name: md.Name, Phase: string(c.Phase), Epoch: c.Epoch,
 		Complete:        c.Phase == etcdmirror.PhaseTail || c.Phase == etcdmirror.PhasePromoted && c.Complete,
@@ -91,8 +91,8 @@ func newView(md *etcdmirror.Metadata, running []string, now time.Time, keys bool
 		AppliedRevision: c.SourceRevision, SourceHead: c.SourceHead, MissingRevisions: max(c.SourceHead-c.SourceRevision, 0),
 		CheckpointTargetRevision: md.CheckpointRevision, LastBulkRevision: md.LastBulkRevision(),
 		KeysHeld: c.Keys, LeaseCount: len(md.Leases), ForeignCount: len(md.Foreign), GuardedCount: len(md.Guarded), DriftCount: len(md.Drift), DriftUnlisted: c.Unlisted, now: now}
-	if len(running) > 0 {
-		v.Leader, v.Replicas = running[0], running[1:]
+	if len(md.Replicas) > 0 {
+		v.Leader, v.Replicas = md.Replicas[0], md.Replicas[1:]
 	}
 	if !c.SourceHeadAt.IsZero() {
 		v.SourceHeadAt = &c.SourceHeadAt
