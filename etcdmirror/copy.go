@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -343,6 +344,7 @@ func (r *copyRound) audit(ctx context.Context) error {
 	targets := m.targets.Keys(begin, end, kvstream.NewPin(begin, head))
 	defer targets.Close()
 	held := int64(0)
+	gone := maps.Clone(m.foreign)
 	for {
 		target, err := targets.Next(ctx)
 		if err != nil {
@@ -355,6 +357,7 @@ func (r *copyRound) audit(ctx context.Context) error {
 			continue
 		}
 		key := string(target.Key)
+		delete(gone, key)
 		switch {
 		case target.ModRevision <= r.targetHead || m.writer.made(own, key, target.ModRevision):
 		case target.CreateRevision <= r.targetHead || m.writer.made(own, key, target.CreateRevision):
@@ -370,6 +373,9 @@ func (r *copyRound) audit(ctx context.Context) error {
 		if !m.foreign[key] {
 			held++
 		}
+	}
+	for key := range gone {
+		m.forget(key)
 	}
 	r.doubt = r.pin.Moved() || len(m.guarded) > 0 || held != r.kept
 	m.writer.held = held

@@ -141,6 +141,8 @@ func TestP5KeysMadeDuringTheBaseCopy(t *testing.T) {
 		p.put(p.source, key(i), "v")
 	}
 	own := newStranger(p, "/registry/secrets/own/", rand.New(rand.NewPCG(1, 1)))
+	const short = "/registry/secrets/short-lived"
+	p.put(p.target, short, "the standby's own, deleted while the copy runs")
 	var once, twice sync.Once
 	victim := ""
 	r := p.start(etcdmirror.Config{BatchOps: 10, Drift: etcdmirror.DriftRepair, RepairDelay: time.Millisecond, Hooks: etcdmirror.Hooks{
@@ -149,6 +151,7 @@ func TestP5KeysMadeDuringTheBaseCopy(t *testing.T) {
 				return
 			}
 			once.Do(func() {
+				p.delete(p.target, short)
 				for range 10 {
 					own.act()
 				}
@@ -176,6 +179,38 @@ func TestP5KeysMadeDuringTheBaseCopy(t *testing.T) {
 	p.mustEqual("/registry/", nil)
 	if left := p.get(p.target, "/understudy/test/own/"); len(left) != 0 {
 		t.Errorf("%d notes of the copy are left", len(left))
+	}
+}
+
+// Where the target's log does not tell what happened while no mirror ran, a comparison of the keys does: without a copy.
+func TestP5WhatTheTargetHasCompacted(t *testing.T) {
+	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
+	for i := range 10 {
+		p.put(p.source, key(i), "v")
+	}
+	r := p.start(etcdmirror.Config{})
+	p.sync(r)
+	p.put(p.target, "/registry/secrets/a", "the standby's own")
+	p.put(p.target, "/registry/secrets/b", "the standby's own")
+	p.eventually(r, "the foreign keys", func(s etcdmirror.Status) bool { return s.Foreign == 2 && len(p.metadata().Foreign) == 2 })
+	r.stop()
+	p.put(p.source, key(0), "w")
+	p.put(p.source, key(10), "v")
+	p.delete(p.source, key(1))
+	p.delete(p.target, "/registry/secrets/a")
+	p.put(p.target, "/registry/secrets/c", "the standby's own")
+	p.delete(p.target, key(2))
+	p.put(p.target, key(3), "changed")
+	p.compact(p.target)
+	r = p.start(etcdmirror.Config{RepairDelay: time.Millisecond})
+	p.sync(r)
+	p.eventually(r, "what others did", func(s etcdmirror.Status) bool {
+		md := p.metadata()
+		return slices.Equal(md.Foreign, []string{"/registry/secrets/b", "/registry/secrets/c"}) && s.Foreign == 2 && len(md.Drift) == 2 &&
+			md.Drift[0].Kind == etcdmirror.DriftDeleted && md.Drift[0].Key == key(2) && md.Drift[1].Kind == etcdmirror.DriftChanged && md.Drift[1].Key == key(3)
+	})
+	if s := r.Status(); s.Resyncs != 0 {
+		t.Errorf("%d copies", s.Resyncs)
 	}
 }
 

@@ -63,6 +63,8 @@ func (p *recordedPair) behind(cfg etcdmirror.Config, write func()) *running {
 	write()
 	close(h.release)
 	p.sync(r)
+	p.put(p.source, "/registry/leases/last", "v") // what was before is still known after it
+	p.sync(r)
 	r.stop()
 	return r
 }

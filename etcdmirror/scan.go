@@ -77,6 +77,9 @@ func (d *drift) endScan(ctx context.Context) error {
 		return nil
 	}
 	d.scanDue = false
+	for key := range m.foreign {
+		d.look(key, 0) // it may be gone
+	}
 	for _, key := range s.created {
 		m.markForeign(key)
 		d.look(key, 0)
