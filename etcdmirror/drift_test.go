@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -21,61 +20,27 @@ import (
 	"github.com/understudy-dr/understudy/internal/testutil/traffic"
 )
 
-// stranger writes to the target as its own cluster does: keys below a folder that the source never uses.
+// stranger writes to the target as its own cluster does; an error fails the test.
 type stranger struct {
-	p      *pair
-	client *clientv3.Client
-	dir    string
-	rng    *rand.Rand
-
-	mu   sync.Mutex
-	made int
-	has  map[string]string
+	*traffic.Stranger
+	p *pair
 }
 
-func newStranger(p *pair, dir string, rng *rand.Rand) *stranger {
-	return &stranger{p: p, client: p.target, dir: dir, rng: rng, has: map[string]string{}}
+func newStranger(p *pair, dir string, seed uint64) stranger {
+	return stranger{traffic.NewStranger(p.target, dir, seed), p}
 }
 
-// act makes, changes or deletes one of its keys.
-func (s *stranger) act() {
+func (s stranger) act() {
 	s.p.t.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	keys := slices.Sorted(maps.Keys(s.has))
-	action := s.rng.IntN(4)
-	if len(keys) == 0 || action > 1 {
-		s.made++
-		key := fmt.Sprintf("%s%d", s.dir, s.made)
-		s.has[key] = fmt.Sprint("value ", s.made)
-		s.p.put(s.client, key, s.has[key])
-		return
+	if err := s.Act(s.p.ctx); err != nil {
+		s.p.t.Fatal(err)
 	}
-	key := keys[s.rng.IntN(len(keys))]
-	if action == 0 {
-		s.has[key] += "'"
-		s.p.put(s.client, key, s.has[key])
-		return
-	}
-	delete(s.has, key)
-	s.p.delete(s.client, key)
 }
 
-// check fails the test unless its keys are as it left them.
-func (s *stranger) check() {
+func (s stranger) check() {
 	s.p.t.Helper()
-	got := s.p.get(s.client, s.dir)
-	for key, value := range s.has {
-		if got[key] == nil {
-			s.p.t.Errorf("key %q of the target's own was deleted", key)
-		} else if string(got[key].Value) != value {
-			s.p.t.Errorf("key %q of the target's own was changed", key)
-		}
-	}
-	for key := range got {
-		if _, ok := s.has[key]; !ok {
-			s.p.t.Errorf("key %q of the target's own came back", key)
-		}
+	if err := s.Check(s.p.ctx); err != nil {
+		s.p.t.Error(err)
 	}
 }
 
@@ -102,7 +67,7 @@ func TestP5KeysMadeWhileTheMirrorRuns(t *testing.T) {
 					p.sync(r)
 					end = r.stop
 				}
-				own := newStranger(p, "/registry/secrets/own/", rand.New(rand.NewPCG(1, 1)))
+				own := newStranger(p, "/registry/secrets/own/", 1)
 				for range 20 {
 					own.act()
 				}
@@ -119,11 +84,11 @@ func TestP5KeysMadeWhileTheMirrorRuns(t *testing.T) {
 				}
 				r := p.start(etcdmirror.Config{})
 				p.sync(r)
-				if s := r.Status(); s.Resyncs != 1 || s.Foreign != len(own.has) {
-					t.Errorf("%d copies, %d foreign keys, want 1 and %d", s.Resyncs, s.Foreign, len(own.has))
+				if s := r.Status(); s.Resyncs != 1 || s.Foreign != own.Keys() {
+					t.Errorf("%d copies, %d foreign keys, want 1 and %d", s.Resyncs, s.Foreign, own.Keys())
 				}
 				own.check()
-				for key := range own.has {
+				for key := range p.get(p.target, "/registry/secrets/own/") {
 					p.delete(p.target, key)
 				}
 				p.mustEqual("/registry/", nil) // no zombies
@@ -140,7 +105,7 @@ func TestP5KeysMadeDuringTheBaseCopy(t *testing.T) {
 	for i := range keys {
 		p.put(p.source, key(i), "v")
 	}
-	own := newStranger(p, "/registry/secrets/own/", rand.New(rand.NewPCG(1, 1)))
+	own := newStranger(p, "/registry/secrets/own/", 1)
 	const short = "/registry/secrets/short-lived"
 	p.put(p.target, short, "the standby's own, deleted while the copy runs")
 	var once, twice sync.Once
@@ -166,14 +131,14 @@ func TestP5KeysMadeDuringTheBaseCopy(t *testing.T) {
 	}})
 	p.sync(r)
 	p.eventually(r, "repair", func(s etcdmirror.Status) bool { return s.Repairs == 1 && s.Drifted == 0 })
-	if s := r.Status(); s.Foreign != len(own.has) {
-		t.Errorf("%d foreign keys, want %d", s.Foreign, len(own.has))
+	if s := r.Status(); s.Foreign != own.Keys() {
+		t.Errorf("%d foreign keys, want %d", s.Foreign, own.Keys())
 	}
-	if md := p.metadata(); len(md.Foreign) != len(own.has) {
-		t.Errorf("%d foreign keys are recorded, want %d", len(md.Foreign), len(own.has))
+	if md := p.metadata(); len(md.Foreign) != own.Keys() {
+		t.Errorf("%d foreign keys are recorded, want %d", len(md.Foreign), own.Keys())
 	}
 	own.check()
-	for key := range own.has {
+	for key := range p.get(p.target, "/registry/secrets/own/") {
 		p.delete(p.target, key)
 	}
 	p.mustEqual("/registry/", nil)
@@ -329,9 +294,11 @@ func TestRepairUnderRandomTraffic(t *testing.T) {
 		cfg := p.randomConfig(rng)
 		cfg.Drift, cfg.RepairDelay, cfg.RepairLimit = etcdmirror.DriftRepair, time.Millisecond, 1<<20
 		target, source, keep := p.targetPrefix(cfg), p.sourcePrefix(cfg), p.oracle.Keep
-		own := newStranger(p.pair, target+"secrets/own/", rng)
-		isOwn := func(key string) bool { return strings.HasPrefix(key, own.dir) }
-		p.oracle.Ignore = isOwn
+		own := newStranger(p.pair, target+"secrets/own/", seed)
+		p.oracle.Ignore = own.Owns
+		mirrored := func(key string) bool {
+			return !own.Owns(key) && !strings.HasPrefix(key, etcdmirror.MetadataPrefix) && keep([]byte(source+key[len(target):]))
+		}
 		gen := traffic.New(traffic.Config{Seed: seed, MaxTxnOps: 1000, MaxValue: 20 << 10, NoLeases: true})
 		write := func(ops int) {
 			t.Helper()
@@ -341,26 +308,13 @@ func TestRepairUnderRandomTraffic(t *testing.T) {
 		}
 		write(200)
 		r := p.start(cfg)
-		damages := 0
 		for range 40 {
 			write(1 + rng.IntN(5))
 			for range rng.IntN(3) {
 				own.act()
 			}
-			there := p.get(p.target, target)
-			all := slices.Sorted(maps.Keys(there))
-			for range min(rng.IntN(4), len(all)) {
-				key := all[rng.IntN(len(all))]
-				if isOwn(key) || strings.HasPrefix(key, etcdmirror.MetadataPrefix) || !keep([]byte(source+key[len(target):])) {
-					continue
-				}
-				damages++
-				op := clientv3.OpDelete(key)
-				if rng.IntN(2) == 0 {
-					op = clientv3.OpPut(key, "damaged")
-				}
-				// What the mirror has deleted meanwhile would become a key of the target's own.
-				if _, err := p.target.Txn(p.ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", there[key].CreateRevision)).Then(op).Commit(); err != nil {
+			for range rng.IntN(4) {
+				if err := own.Damage(p.ctx, target, mirrored); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -400,7 +354,7 @@ func TestRepairUnderRandomTraffic(t *testing.T) {
 			t.Error(err)
 		}
 		own.check()
-		t.Logf("%+v; %d times damaged, %d repairs in the last run, %d keys of its own", gen.Stats(), damages, s.Repairs, len(own.has))
+		t.Logf("%+v; %d times damaged, %d repairs in the last run, %d keys of its own", gen.Stats(), own.Damages(), s.Repairs, own.Keys())
 	})
 }
 

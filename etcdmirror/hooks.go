@@ -19,6 +19,8 @@ type Hooks struct {
 	Foreign func(ForeignInfo)
 	// Drift is called for each mirrored key that was found to be changed or deleted at the target by others, once more when it was repaired, and when repairing it is given up.
 	Drift func(DriftInfo)
+	// Lease is called when something unusual happened to a lease, with LeaseMirror.
+	Lease func(LeaseInfo)
 	// Tripped is called when the guard against mass deletion stops the mirror.
 	Tripped func(Trip)
 }
@@ -90,6 +92,15 @@ type DriftInfo struct {
 	TargetRevision int64 // of the change, or, in Metadata, of the note about it
 }
 
+// LeaseInfo is what Hooks.Lease gets.
+type LeaseInfo struct {
+	ID int64
+	// Kind is "collided" (the target has another lease under the ID: the source's keys get none), "lost" (it ran out at the target though the source's may live;
+	// its keys are put back if so), "replaced" (it has the source's full time to live now) or "unread" (the source does not tell which keys have it).
+	Kind   string
+	Reason string
+}
+
 // JoinHooks calls each of several hooks in turn.
 func JoinHooks(all ...Hooks) Hooks {
 	return Hooks{
@@ -100,6 +111,7 @@ func JoinHooks(all ...Hooks) Hooks {
 		Guarded: join(all, func(h Hooks) func(GuardedInfo) { return h.Guarded }),
 		Foreign: join(all, func(h Hooks) func(ForeignInfo) { return h.Foreign }),
 		Drift:   join(all, func(h Hooks) func(DriftInfo) { return h.Drift }),
+		Lease:   join(all, func(h Hooks) func(LeaseInfo) { return h.Lease }),
 		Tripped: join(all, func(h Hooks) func(Trip) { return h.Tripped }),
 	}
 }

@@ -19,7 +19,9 @@ func (m *Mirror) startLeases(ctx context.Context) (stop func(), err error) {
 	}
 	m.serial = make(chan serialWork)
 	m.leases = newLeases(m.source, m.target, m.cfg.RequestTimeout, metaKeys(m.cfg.Name), m.log, leaseEngine{
-		fenced: m.writer.fencedTxn, serial: m.inTail, restore: m.restoreLease, report: func(leaseReport) {},
+		fenced: m.writer.fencedTxn, serial: m.inTail, restore: m.restoreLease, report: func(r leaseReport) {
+			call(m.cfg.Hooks.Lease, LeaseInfo{ID: r.ID, Kind: string(r.Kind), Reason: r.Reason})
+		},
 	})
 	m.writer.leases = m.leases
 	for attempt := (etcdrpc.Backoff{}); ; {

@@ -224,8 +224,8 @@ func TestConsistencyUnderRandomTraffic(t *testing.T) {
 			t.Fatal(err)
 		}
 		compactor := &traffic.Compactor{Client: direct, Seed: seed, Every: 1 + rng.IntN(40), Before: p.from.WaitFor}
-		own := newStranger(p.pair, p.targetPrefix(cfg)+"secrets/own/", rng)
-		p.oracle.Ignore = func(key string) bool { return strings.HasPrefix(key, own.dir) }
+		own := newStranger(p.pair, p.targetPrefix(cfg)+"secrets/own/", seed)
+		p.oracle.Ignore = own.Owns
 		faults := map[string]int{}
 		start()
 		for range 60 {
@@ -286,8 +286,8 @@ func TestP3KilledAtAnyInstant(t *testing.T) {
 		if err := gen.Run(p.ctx, p.source, 200); err != nil {
 			t.Fatal(err)
 		}
-		own := newStranger(p.pair, "/registry/secrets/own/", rng)
-		p.oracle.Ignore = func(key string) bool { return strings.HasPrefix(key, own.dir) }
+		own := newStranger(p.pair, "/registry/secrets/own/", seed)
+		p.oracle.Ignore = own.Owns
 		const kills = 6
 		for range kills {
 			child := p.child()
