@@ -91,7 +91,7 @@ func (t *tree) checkImports() (violations []string) {
 				}
 			}
 			dir := t.folder(imported)
-			if below(dir, "internal/testutil") && !below(f.dir(), "internal/testutil", "internal/bench", "examples/mirror") {
+			if below(dir, "internal/testutil") && !below(f.dir(), "internal/testutil", "internal/bench", "internal/soak", "examples/mirror") {
 				violations = append(violations, fmt.Sprintf("%s imports %s, which is for tests and the demo", f.path, imported))
 			}
 			if own, other := topLevel(f.dir()), topLevel(dir); dir != "" && own != "" && other != "" && own != other {

@@ -17,7 +17,7 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Ticks in milliseconds. A single member elects itself, so its ticks only cost start-up time; three members on
+// Ticks in milliseconds. A new single member elects itself, so its ticks only cost start-up time; three members on
 // a loaded machine need room, or they elect new leaders in the middle of tests.
 const (
 	singleTick, singleElection = 10, 100
@@ -81,7 +81,8 @@ func (m *member) config() *embed.Config {
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{m.clientURL}, []url.URL{m.clientURL}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{m.peerURL}, []url.URL{m.peerURL}
 	cfg.TickMs, cfg.ElectionMs = singleTick, singleElection
-	if opts.Members > 1 {
+	// A member that starts again replays its log while it ticks. With short ticks it may stand for election before it has done so, which etcd's raft does not survive.
+	if _, err := os.Stat(m.dir); opts.Members > 1 || err == nil {
 		cfg.TickMs, cfg.ElectionMs = multiTick, multiElection
 	}
 	if opts.MaxTxnOps > 0 {
