@@ -33,7 +33,11 @@ func childMirror() int {
 		clients = append(clients, c)
 	}
 	fmt.Println("connected")
-	m, err := etcdmirror.New(clients[0], clients[1], etcdmirror.Config{Name: "test", SessionTTL: time.Second, Unchecked: true, Replica: fmt.Sprint(os.Getpid()), Hooks: etcdmirror.Hooks{
+	session := time.Second
+	if ttl, err := time.ParseDuration(os.Getenv("SESSION_TTL")); err == nil {
+		session = ttl
+	}
+	m, err := etcdmirror.New(clients[0], clients[1], etcdmirror.Config{Name: "test", SessionTTL: session, Unchecked: true, Replica: fmt.Sprint(os.Getpid()), Hooks: etcdmirror.Hooks{
 		State:   func(i etcdmirror.StateInfo) { fmt.Printf("state %s: %s\n", i.State, i.Reason) },
 		Leading: func(i etcdmirror.LeadingInfo) { fmt.Println("leading") },
 	}})
@@ -45,9 +49,9 @@ func childMirror() int {
 	return 1
 }
 
-func (p *pair) child() *proc.Proc {
-	return proc.Start(p.t, "mirror", []string{os.Getenv("CHILD_DEBUG"),
-		"SOURCE=" + strings.Join(p.sourceCluster.Endpoints(), ","),
-		"TARGET=" + strings.Join(p.targetCluster.Endpoints(), ","),
-	})
+// child runs a mirror in a process of its own; env adds to its environment.
+func (p *pair) child(env ...string) *proc.Proc {
+	return proc.Start(p.t, "mirror", append(env,
+		"SOURCE="+strings.Join(p.sourceCluster.Endpoints(), ","),
+		"TARGET="+strings.Join(p.targetCluster.Endpoints(), ",")))
 }

@@ -1,12 +1,9 @@
 package etcdmirror
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"hash/maphash"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -31,8 +28,7 @@ var (
 )
 
 // copy brings the target from the checkpoint's state to equal the source at some revision, and returns the watch that goes on from there.
-// doubt is set if it cannot be told whether others deleted keys at the target meanwhile.
-func (m *Mirror) copy(ctx context.Context, md *Metadata, reason string) (w *watch, doubt bool, err error) {
+func (m *Mirror) copy(ctx context.Context, md *Metadata, reason string) (*watch, error) {
 	base := md == nil || md.Checkpoint.Phase == PhaseBase
 	state, phase := StateResync, PhaseResync
 	if base {
@@ -50,29 +46,29 @@ func (m *Mirror) copy(ctx context.Context, md *Metadata, reason string) (w *watc
 		r := &copyRound{m: m, md: md, phase: phase, since: since, number: round}
 		w, err := r.run(ctx)
 		if err == nil {
-			return w, r.doubt, nil
+			return w, nil
 		}
 		r.closeWatch()
 		switch {
 		case ctx.Err() != nil || isFatal(err):
-			return nil, false, err
+			return nil, err
 		case errors.Is(err, errAgain), errors.Is(err, errRedo):
 			if errors.Is(err, errAgain) { // the target is right about all that did not change since the head
 				since = r.head
 			}
 			reason = "the source compacted what had to be read"
 			if err := m.restoreMarks(ctx); err != nil {
-				return nil, false, err
+				return nil, err
 			}
 			continue
 		}
 		m.track.waiting(string(state) + ": " + explain(err))
 		m.log.Warn(string(state)+" interrupted", LogKeyError, err)
 		if err := attempt.Wait(ctx); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		if err := m.restoreMarks(ctx); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		round--
 	}
@@ -101,7 +97,6 @@ type copyRound struct {
 	gone     map[string]bool // guarded keys (at the target) that the source no longer has
 	kept     int64           // keys of the source that take part
 	held     int64           // of these, keys of the target
-	doubt    bool            // see copy
 }
 
 // surplusKey is a kept key of the target that the source lacks.
@@ -147,10 +142,10 @@ func (r *copyRound) run(ctx context.Context) (*watch, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.writer.unlisted = false // what others change from here on, the audit lists
 	if err := r.audit(ctx); err != nil {
 		return nil, err
 	}
-	m.writer.unlisted = false
 	next := Checkpoint{Phase: PhaseTail, SourceRevision: exact, Bulk: true}
 	final := []change{m.identityRecord(), m.writer.clearOwn()}
 	if err := m.writer.apply(ctx, final, next, AppliedInfo{SourceRevision: exact, Bulk: true}); err != nil {
@@ -218,34 +213,6 @@ func (r *copyRound) list(ctx context.Context) error {
 	return err
 }
 
-// looksAt reports whether the values of a key that both sides have are to be compared.
-func (r *copyRound) looksAt(source, target *mvccpb.KeyValue) bool {
-	m := r.m
-	if r.since == 0 || source.ModRevision > r.since {
-		return true
-	}
-	key := string(target.Key)
-	if m.drifted[key] != "" {
-		return true
-	}
-	if target.ModRevision <= r.watched || m.writer.made(r.own, key, target.ModRevision) {
-		return false
-	}
-	m.markDrift(key, DriftChanged, target.ModRevision) // so that it is not forgotten if this round is interrupted
-	return true
-}
-
-// compareKeys says which of the two comes first in the order they share; a side at its end comes last.
-func compareKeys(keys mapping, source, target *mvccpb.KeyValue) int {
-	switch {
-	case target == nil:
-		return -1
-	case source == nil:
-		return 1
-	}
-	return bytes.Compare(source.Key[len(keys.source):], target.Key[len(keys.target):])
-}
-
 // prepare notes what belongs to the target's own cluster, and that a copy has begun: the first writes. It returns the keys to delete.
 func (r *copyRound) prepare(ctx context.Context) (zombies []string, err error) {
 	m := r.m
@@ -298,100 +265,6 @@ func (r *copyRound) guard(ctx context.Context, zombies []string) error {
 	return m.guardDeletes(ctx, r.head, r.kept, zombies[0])
 }
 
-// madeByOthers reports whether a key of the target that the source lacks was made by the target's own cluster.
-// Without a checkpoint the mirror has made nothing. After a change of the filter nobody knows what the old one kept, and what is not known is not deleted.
-func (r *copyRound) madeByOthers(key string, create int64) bool {
-	if r.m.writer.made(r.own, key, create) {
-		return false
-	}
-	return create > r.watched || r.md != nil && r.m.filterChanged(r.md.Identity)
-}
-
-// dropStale removes the marks of what this copy has settled: of keys that the target's own cluster no longer has to itself, of guarded keys that the source no longer has, and of drifted ones.
-func (r *copyRound) dropStale() {
-	m, keys := r.m, metaKeys(r.m.cfg.Name)
-	surplus := make(map[string]bool, len(r.surplus))
-	for _, s := range r.surplus {
-		surplus[s.key] = true
-	}
-	for key := range m.foreign {
-		if !surplus[key] {
-			m.forget(key)
-		}
-	}
-	for key := range r.gone {
-		delete(m.guarded, key)
-		m.later(change{key: keys.guarded() + key, del: true})
-	}
-	for key := range m.drifted {
-		m.settled(key)
-	}
-}
-
-// audit notes what others did at the target while the copy wrote. Everything that the copy sent is committed.
-func (r *copyRound) audit(ctx context.Context) error {
-	m := r.m
-	r.dropStale()
-	own, err := m.writer.readOwn(ctx)
-	if err != nil {
-		return err
-	}
-	head, err := m.targetHead(ctx)
-	if err != nil {
-		return err
-	}
-	begin, end := bounds(m.keys.target)
-	targets := m.targets.Keys(begin, end, kvstream.NewPin(begin, head))
-	defer targets.Close()
-	held := int64(0)
-	gone := maps.Clone(m.foreign)
-	for {
-		target, err := targets.Next(ctx)
-		if err != nil {
-			return fmt.Errorf("target: listing keys: %w", err)
-		}
-		if target == nil {
-			break
-		}
-		if !m.keptAtTarget(target.Key) {
-			continue
-		}
-		key := string(target.Key)
-		delete(gone, key)
-		switch {
-		case target.ModRevision <= r.targetHead || m.writer.made(own, key, target.ModRevision):
-		case target.CreateRevision <= r.targetHead || m.writer.made(own, key, target.CreateRevision):
-			if !m.foreign[key] {
-				m.markDrift(key, DriftChanged, target.ModRevision)
-			}
-		default:
-			if r.wants(m.keys.toSource(key)) {
-				m.markDrift(key, DriftReplaced, target.ModRevision)
-			}
-			m.markForeign(key)
-		}
-		if !m.foreign[key] {
-			held++
-		}
-	}
-	for key := range gone {
-		m.forget(key)
-	}
-	r.doubt = r.pin.Moved() || len(m.guarded) > 0 || held != r.kept
-	m.writer.held = held
-	if err := r.saveMarks(ctx); err != nil {
-		return err
-	}
-	m.writer.own.move(head)
-	return nil
-}
-
-// wants reports whether the round had a key to write.
-func (r *copyRound) wants(sourceKey string) bool {
-	_, found := slices.BinarySearchFunc(r.entries, sourceKey, func(e entry, key string) int { return strings.Compare(e.key, key) })
-	return found
-}
-
 // write makes the target equal to the source at the revision it returns: puts first, deletes last.
 func (r *copyRound) write(ctx context.Context, zombies []string) (exact int64, err error) {
 	m := r.m
@@ -437,7 +310,7 @@ func (r *copyRound) delete(b *bulk, targetKeys []string) error {
 	}
 	for _, group := range r.m.targetRanks.deleteOrder(targetKeys) {
 		for _, key := range group {
-			changes := append(r.m.unmark(key), change{key: key, del: true})
+			changes := append(r.m.unmark(key), change{key: key, del: true, made: r.createOf(key)})
 			if _, err := b.add(nil, false, changes...); err != nil {
 				return err
 			}
@@ -448,6 +321,15 @@ func (r *copyRound) delete(b *bulk, targetKeys []string) error {
 		}
 	}
 	return nil
+}
+
+// createOf is the create_revision that a surplus key had in the listing.
+func (r *copyRound) createOf(targetKey string) int64 {
+	i, found := slices.BinarySearchFunc(r.surplus, targetKey, func(s surplusKey, key string) int { return strings.Compare(s.key, key) })
+	if !found {
+		return 0
+	}
+	return r.surplus[i].create
 }
 
 // depart adds to the keys to delete those that left the filter and still equal the source's.

@@ -52,8 +52,8 @@ func (m *Mirror) newDrift() *drift {
 	return &drift{m: m, timer: time.NewTimer(time.Hour), waiting: map[string]*check{}, fights: map[string]*repair{}}
 }
 
-// begin follows the target from where the last term or copy had noted everything. scan asks for a comparison of all keys besides.
-func (d *drift) begin(ctx context.Context, scan bool) {
+// begin follows the target from where the last term or copy had noted everything.
+func (d *drift) begin(ctx context.Context) {
 	d.pos = d.m.writer.own.position()
 	// What waits for a change outside, or for its repair, gets another chance.
 	for key := range d.m.guarded {
@@ -65,7 +65,7 @@ func (d *drift) begin(ctx context.Context, scan bool) {
 		}
 		d.look(key, d.m.cfg.RepairDelay)
 	}
-	if scan || d.pos == 0 {
+	if d.m.writer.unscanned || d.pos == 0 {
 		d.startScan(ctx)
 	} else {
 		d.feed = d.m.openDriftWatch(ctx, d.pos+1)

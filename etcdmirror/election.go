@@ -1,11 +1,9 @@
 package etcdmirror
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -165,19 +163,4 @@ func (m *Mirror) revoke(id clientv3.LeaseID) {
 	_, _ = etcdrpc.Do(context.Background(), min(m.cfg.RequestTimeout, patience), func(ctx context.Context) (*clientv3.LeaseRevokeResponse, error) {
 		return m.target.Revoke(ctx, id)
 	})
-}
-
-// explain is an error's text in the words of an operator, where etcd's own are too short.
-func explain(err error) string {
-	switch etcdrpc.Classify(err) {
-	case etcdrpc.NoSpace:
-		return noSpace
-	case etcdrpc.Denied:
-		return fmt.Sprintf("%v; check user, password, client certificate and role", err)
-	}
-	text := err.Error()
-	if strings.Contains(text, "no leader") {
-		return text + ": most of its members are down or cut off"
-	}
-	return cmp.Or(text, "unknown error")
 }

@@ -1,9 +1,12 @@
 package etcdmirror
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/understudy-dr/understudy/internal/etcdrpc"
 )
 
 // Kinds of errors. Test for them with errors.Is; details and a hint are in *Error.
@@ -98,4 +101,22 @@ func (e *FencedError) Error() string {
 // Is makes errors.Is work for ErrFenced and ErrPromoted.
 func (e *FencedError) Is(target error) bool {
 	return target == ErrFenced || e.Promoted && target == ErrPromoted
+}
+
+// noSpace says what to do about a full database.
+const noSpace = "database space exceeded: compact and defragment it or raise --quota-backend-bytes, then disarm the NOSPACE alarm"
+
+// explain is an error's text in the words of an operator, where etcd's own are too short.
+func explain(err error) string {
+	switch etcdrpc.Classify(err) {
+	case etcdrpc.NoSpace:
+		return noSpace
+	case etcdrpc.Denied:
+		return fmt.Sprintf("%v; check user, password, client certificate and role", err)
+	}
+	text := err.Error()
+	if strings.Contains(text, "no leader") {
+		return text + ": most of its members are down or cut off"
+	}
+	return cmp.Or(text, "unknown error")
 }

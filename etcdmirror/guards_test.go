@@ -156,3 +156,23 @@ func errString(err error) string {
 	}
 	return err.Error()
 }
+
+// A source value that is kept away does not cost the target the object of its own that lies under the key.
+func TestP5AGuardedValueReplacesNothing(t *testing.T) {
+	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
+	p.put(p.target, key(0), "the standby's own")
+	p.put(p.source, key(1), "v")
+	r := p.start(etcdmirror.Config{Guards: []etcdmirror.Guard{poisonGuard}})
+	p.sync(r)
+	p.put(p.source, key(0), "poison")
+	p.sync(r)
+	if kv := p.get(p.target, key(0))[key(0)]; kv == nil || string(kv.Value) != "the standby's own" {
+		t.Error("the target's own object is gone")
+	}
+	if s := r.Status(); s.Foreign != 1 || s.Guarded != 1 {
+		t.Errorf("%d foreign and %d guarded keys, want one of each", s.Foreign, s.Guarded)
+	}
+	p.put(p.source, key(0), "wholesome")
+	p.sync(r)
+	p.mustEqual("/registry/", nil)
+}

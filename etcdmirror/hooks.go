@@ -92,12 +92,24 @@ type DriftInfo struct {
 	TargetRevision int64 // of the change, or, in Metadata, of the note about it
 }
 
+// LeaseKind says what happened to a lease.
+type LeaseKind string
+
+const (
+	// LeaseCollided: the target has another lease under the ID; the source's keys get none.
+	LeaseCollided LeaseKind = "collided"
+	// LeaseLost: it ran out at the target though the source's may live; its keys are put back if so.
+	LeaseLost LeaseKind = "lost"
+	// LeaseReplaced: it has the source's full time to live now.
+	LeaseReplaced LeaseKind = "replaced"
+	// LeaseUnread: the source does not tell which keys have it; some may be without at the target.
+	LeaseUnread LeaseKind = "unread"
+)
+
 // LeaseInfo is what Hooks.Lease gets.
 type LeaseInfo struct {
-	ID int64
-	// Kind is "collided" (the target has another lease under the ID: the source's keys get none), "lost" (it ran out at the target though the source's may live;
-	// its keys are put back if so), "replaced" (it has the source's full time to live now) or "unread" (the source does not tell which keys have it).
-	Kind   string
+	ID     int64
+	Kind   LeaseKind
 	Reason string
 }
 

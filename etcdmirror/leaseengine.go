@@ -19,11 +19,10 @@ func (m *Mirror) startLeases(ctx context.Context) (stop func(), err error) {
 	}
 	m.serial = make(chan serialWork)
 	m.leases = newLeases(m.source, m.target, m.cfg.RequestTimeout, metaKeys(m.cfg.Name), m.log, leaseEngine{
-		fenced: m.writer.fencedTxn, serial: m.inTail, restore: m.restoreLease, report: func(r leaseReport) {
-			call(m.cfg.Hooks.Lease, LeaseInfo{ID: r.ID, Kind: string(r.Kind), Reason: r.Reason})
-		},
+		fenced: m.writer.fencedTxn, serial: m.inTail, restore: m.restoreLease, report: func(i LeaseInfo) { call(m.cfg.Hooks.Lease, i) },
 	})
 	m.writer.leases = m.leases
+	m.track.keeps(m.leases)
 	for attempt := (etcdrpc.Backoff{}); ; {
 		if err = m.leases.load(ctx); err == nil || ctx.Err() != nil {
 			break
@@ -42,7 +41,7 @@ func (m *Mirror) startLeases(ctx context.Context) (stop func(), err error) {
 		defer close(done)
 		m.leases.run(ctx, m.writer.stillLeads)
 	}()
-	return func() { cancel(); <-done }, nil
+	return func() { cancel(); <-done; m.track.keeps(nil) }, nil
 }
 
 // serialWork is something to be done where the tail commits.

@@ -127,7 +127,7 @@ func (l *leases) restoreKeys(ctx context.Context, id int64) (err error) {
 		}
 	case etcdrpc.Classify(err) == etcdrpc.Denied:
 		l.log.Warn("the source does not tell which keys have a lease; at the target some may be without it", LogKeyLease, leaseName(id), LogKeyError, err)
-		l.engine.report(leaseReport{ID: id, Kind: leaseUnread, Reason: err.Error()})
+		l.engine.report(LeaseInfo{ID: id, Kind: LeaseUnread, Reason: err.Error()})
 	default:
 		return fmt.Errorf("source: %w", err)
 	}
@@ -237,7 +237,7 @@ func (l *leases) replace(ctx context.Context, id int64, alive func(context.Conte
 		}
 	})
 	l.log.Info("a lease has its full time at the target now", LogKeyLease, leaseName(id), LogKeyCount, len(keys))
-	l.engine.report(leaseReport{ID: id, Kind: leaseReplaced, Reason: fmt.Sprintf("time to live %d s instead of %d s, %d keys", granted.full, there.full, len(keys))})
+	l.engine.report(LeaseInfo{ID: id, Kind: LeaseReplaced, Reason: fmt.Sprintf("time to live %d s instead of %d s, %d keys", granted.full, there.full, len(keys))})
 	return nil
 }
 

@@ -86,8 +86,8 @@ func TestShortLeaseIsReplacedWithItsKeys(t *testing.T) {
 			revisions[kv.ModRevision] = key
 		}
 	}
-	w.wait("the reports", func() bool { return r.reported(leaseReplaced) == 2 })
-	if n := r.reported(leaseLost); n != 0 {
+	w.wait("the reports", func() bool { return r.reported(LeaseReplaced) == 2 })
+	if n := r.reported(LeaseLost); n != 0 {
 		t.Errorf("%d leases were lost", n)
 	}
 }
@@ -106,7 +106,7 @@ func TestReplacementSurvivesACrashAnywhere(t *testing.T) {
 				first.caughtUp().start()
 			}
 			w.wait("the crash, or the end", func() bool {
-				ended = w.full(id, keys) && first.reported(leaseReplaced) > 0
+				ended = w.full(id, keys) && first.reported(LeaseReplaced) > 0
 				return ended || first.calls.crashed()
 			})
 			first.stop()
@@ -244,8 +244,8 @@ func TestLostLeaseIsRestored(t *testing.T) {
 	if w.get(w.target, "/registry/events/later") != nil {
 		t.Error("a key was written ahead of the tail")
 	}
-	if r.reported(leaseLost) != 1 || !w.whole(id) {
-		t.Errorf("%d reports of a loss; written down: %v", r.reported(leaseLost), w.whole(id))
+	if r.reported(LeaseLost) != 1 || !w.whole(id) {
+		t.Errorf("%d reports of a loss; written down: %v", r.reported(LeaseLost), w.whole(id))
 	}
 }
 
@@ -287,7 +287,7 @@ func TestSourceThatDoesNotTellTheKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.start()
-	w.wait("the report", func() bool { return r.reported(leaseUnread) == 1 })
+	w.wait("the report", func() bool { return r.reported(LeaseUnread) == 1 })
 	w.wait("it to be given up", func() bool { _, known := r.get(id); return !known })
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -61,24 +61,8 @@ type leaseEngine struct {
 	// that the target equals must have the source's value at the target, and the lease that ensure returns; restore writes what differs. It is called within serial.
 	restore func(ctx context.Context, id int64, sourceKeys []string) error
 	// report is told what an operator may want to know. It must not block.
-	report func(leaseReport)
+	report func(LeaseInfo)
 }
-
-// leaseReport is something that happened to a lease.
-type leaseReport struct {
-	ID     int64
-	Kind   leaseKind
-	Reason string
-}
-
-type leaseKind string
-
-const (
-	leaseCollided leaseKind = "collided" // the target has another lease under the ID: the source's keys get none
-	leaseLost     leaseKind = "lost"     // it ran out at the target though the source's may live; its keys are put back if so
-	leaseReplaced leaseKind = "replaced" // it has the source's full time to live now
-	leaseUnread   leaseKind = "unread"   // the source does not tell which keys have it: some may be without at the target
-)
 
 // leaseState says what is known of a lease.
 type leaseState uint8
@@ -251,7 +235,7 @@ func (l *leases) lose(id int64) {
 	})
 	if lost {
 		l.log.Warn("a lease ran out at the target", LogKeyLease, leaseName(id))
-		l.engine.report(leaseReport{ID: id, Kind: leaseLost, Reason: "it ran out at the target"})
+		l.engine.report(LeaseInfo{ID: id, Kind: LeaseLost, Reason: "it ran out at the target"})
 	}
 }
 
@@ -273,7 +257,7 @@ func (l *leases) introduce(ctx context.Context, id int64) (int64, error) {
 		if there, foreign, err = l.adopt(ctx, id); err == nil && foreign != "" {
 			l.update(id, func(e *leaseEntry) { e.state, e.due = leaseTaken, l.now()+slowestLook })
 			l.log.Warn("a lease's ID is taken at the target; its keys get none", LogKeyLease, leaseName(id), LogKeyReason, foreign)
-			l.engine.report(leaseReport{ID: id, Kind: leaseCollided, Reason: foreign})
+			l.engine.report(LeaseInfo{ID: id, Kind: LeaseCollided, Reason: foreign})
 			return 0, nil
 		}
 	}

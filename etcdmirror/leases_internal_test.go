@@ -166,7 +166,7 @@ func TestLeaseThatTheTargetHasAlready(t *testing.T) {
 			if r.matches(id, 0) == c.ours {
 				t.Errorf("matches without a lease: %v", !c.ours)
 			}
-			if n := r.reported(leaseCollided); n > 0 == c.ours {
+			if n := r.reported(LeaseCollided); n > 0 == c.ours {
 				t.Errorf("%d reports of a collision", n)
 			}
 			if w.ttl(w.target, id).GrantedTTL != 500 {
@@ -194,8 +194,8 @@ func TestLeaseThatEndsBeforeItsFirstKey(t *testing.T) {
 	if err := r.write(w.ctx, w.get(w.source, "/registry/events/a")); err != nil {
 		t.Fatal(err)
 	}
-	if !w.equal("/registry/events/a") || r.reported(leaseLost) != 1 {
-		t.Errorf("the key has not got its lease, or %d reports of a loss", r.reported(leaseLost))
+	if !w.equal("/registry/events/a") || r.reported(LeaseLost) != 1 {
+		t.Errorf("the key has not got its lease, or %d reports of a loss", r.reported(LeaseLost))
 	}
 	// Its answer was lost, and the fence has moved: nothing is written down.
 	other := w.grant(w.source, 0, 600)
@@ -232,7 +232,7 @@ func TestLeaseLivesAsLongAsTheSources(t *testing.T) {
 	w.wait("the lease to be forgotten", func() bool { _, known := r.get(ids[dying]); return !known })
 	w.wait("more than the renewed lease's time", func() bool { return time.Since(began) > (ttl+2)*time.Second })
 	if slices.Contains(w.deletions(), renewed) || !w.equal(renewed) {
-		t.Errorf("a key vanished though the source's lease lives; %d leases were lost", r.reported(leaseLost))
+		t.Errorf("a key vanished though the source's lease lives; %d leases were lost", r.reported(LeaseLost))
 	}
 }
 
@@ -292,7 +292,7 @@ func TestLeaseOfALostSource(t *testing.T) {
 	}
 	w.wait("the key to come back", func() bool { return w.equal(key) })
 	w.wait("the lease's mark", func() bool { return w.whole(id) })
-	if r.reported(leaseLost) == 0 {
+	if r.reported(LeaseLost) == 0 {
 		t.Error("the loss was not reported")
 	}
 }

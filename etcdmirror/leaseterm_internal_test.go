@@ -33,7 +33,7 @@ type leaseTerm struct {
 	applied int64
 
 	mu      sync.Mutex
-	reports []leaseReport
+	reports []LeaseInfo
 
 	stop func()
 }
@@ -112,7 +112,7 @@ func (w *leaseWorld) term() *leaseTerm {
 		fenced:  r.commit,
 		serial:  r.serially,
 		restore: r.restore,
-		report: func(report leaseReport) {
+		report: func(report LeaseInfo) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.reports = append(r.reports, report)
@@ -241,7 +241,7 @@ func (r *leaseTerm) apply(ctx context.Context, event *clientv3.Event) (err error
 }
 
 // reported counts reports of a kind.
-func (r *leaseTerm) reported(kind leaseKind) (n int) {
+func (r *leaseTerm) reported(kind LeaseKind) (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, report := range r.reports {

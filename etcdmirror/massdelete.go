@@ -36,6 +36,7 @@ type Trip struct {
 	At   time.Time `json:"at"`
 }
 
+// String says what happened, without what to do.
 func (t *Trip) String() string {
 	return fmt.Sprintf("the guard against mass deletion stopped at source revision %d: of %d keys %d would be left; the next to go is %q", t.SourceRevision, t.Keys, t.Left, t.Key)
 }
@@ -123,7 +124,7 @@ func (m *Mirror) guardDeletes(ctx context.Context, until, left int64, key string
 	}
 	m.trip = trip
 	m.track.update(func(s *Status) { s.Trip = trip })
-	m.log.Error("stopped: "+trip.String(), LogKeyReason, "approve it, or restore the source")
+	m.log.Error("stopped: "+trip.String(), LogKeyReason, "approve it, or, if it is a mistake, stop the mirror or promote the target, which still has the keys")
 	call(m.cfg.Hooks.Tripped, *trip)
 	if err := m.awaitApproval(ctx, trip); err != nil {
 		return err
@@ -158,7 +159,7 @@ func (m *Mirror) awaitApproval(ctx context.Context, trip *Trip) error {
 		resp, err := etcdrpc.Do(ctx, m.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.GetResponse, error) {
 			return m.target.Get(ctx, metaKeys(m.cfg.Name).approval())
 		})
-		reason := "guard: " + trip.String() + "; approve it, or restore the source"
+		reason := "guard: " + trip.String() + "; approve it, or, if it is a mistake, stop the mirror or promote the target, which still has the keys"
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()

@@ -76,6 +76,8 @@ type Checkpoint struct {
 	Own     []int64 `json:"own,omitempty"`
 	// Unlisted is set when more keys were changed or deleted at the target than are listed under drift/.
 	Unlisted bool `json:"unlisted,omitempty"`
+	// Unscanned is set when others may have deleted keys at the target while a copy ran, and the keys have not been compared since.
+	Unscanned bool `json:"unscanned,omitempty"`
 	// Keys is how many keys the mirror holds at the target.
 	Keys int64 `json:"keys,omitempty"`
 }

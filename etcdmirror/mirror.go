@@ -84,7 +84,11 @@ func New(source, target *clientv3.Client, cfg Config) (*Mirror, error) {
 }
 
 // Status returns what the mirror knows, at any time.
-func (m *Mirror) Status() Status { return m.track.status() }
+func (m *Mirror) Status() Status {
+	s := m.track.status()
+	s.Leases = m.track.leaseCount()
+	return s
+}
 
 // WaitForRevision returns when the target's kept state equals the source's at revision rev or later and the checkpoint there says so: the drain of a planned switch.
 // It returns ctx's error, or an error that matches ErrStopped once Run has returned. Take rev from the header of a read at the source after its last write.
@@ -176,18 +180,17 @@ func (m *Mirror) lead(ctx context.Context, l *leadership) (err error) {
 	if reason == "" {
 		m.track.applied(md.Checkpoint.SourceRevision)
 		m.track.saved(md.Checkpoint.SourceRevision)
-		m.drift.begin(ctx, false)
+		m.drift.begin(ctx)
 		w = m.openWatch(ctx, md.Checkpoint.SourceRevision+1)
 	}
 	for {
 		if w == nil {
 			m.drift.close()
-			var doubt bool
-			if w, doubt, err = m.copy(ctx, md, reason); err != nil {
+			if w, err = m.copy(ctx, md, reason); err != nil {
 				return err
 			}
 			m.drift = m.newDrift()
-			m.drift.begin(ctx, doubt)
+			m.drift.begin(ctx)
 		}
 		err := m.follow(ctx, w)
 		switch {
@@ -262,7 +265,7 @@ func (m *Mirror) takeRecord(ctx context.Context, md *Metadata) (*Metadata, error
 	}
 	m.writer.own.load(md, own)
 	m.writer.record.SourceHead, m.writer.record.SourceHeadAt = md.Checkpoint.SourceHead, md.Checkpoint.SourceHeadAt
-	m.writer.held, m.writer.unlisted = md.Checkpoint.Keys, md.Checkpoint.Unlisted
+	m.writer.held, m.writer.unlisted, m.writer.unscanned = md.Checkpoint.Keys, md.Checkpoint.Unlisted, md.Checkpoint.Unscanned
 	next := md.Checkpoint
 	next.Bulk = false
 	m.log.Info("continuing a mirror", LogKeyEpoch, next.Epoch, LogKeyRevision, next.SourceRevision)

@@ -35,6 +35,13 @@ func (d *drift) look(key string, delay time.Duration) {
 	if f := d.fights[key]; f != nil {
 		delay <<= min(f.times, 16)
 	}
+	d.enqueue(key, delay)
+}
+
+// lookAgain has a key looked at again that could not be, because a side did not answer or the source has moved on.
+func (d *drift) lookAgain(key string) { d.enqueue(key, max(d.m.cfg.RepairDelay, time.Second)) }
+
+func (d *drift) enqueue(key string, delay time.Duration) {
 	c := &check{key: key, due: time.Now().Add(delay)}
 	d.waiting[key] = c
 	heap.Push(&d.checks, c)
@@ -55,12 +62,14 @@ func (d *drift) checkDue(ctx context.Context, now time.Time, seen int64) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			d.look(c.key, max(d.m.cfg.RepairDelay, time.Second))
+			d.lookAgain(c.key)
 			for _, c := range all {
-				d.look(c.key, 0)
+				d.enqueue(c.key, 0)
 			}
 			return nil
-		case known: // what changed since, the tail brings
+		case !known: // the tail brings what changed since
+			d.lookAgain(c.key)
+		default:
 			all = append(all, due{c.key, source})
 		}
 	}
@@ -71,7 +80,7 @@ func (d *drift) checkDue(ctx context.Context, now time.Time, seen int64) error {
 		case ctx.Err() != nil || isFatal(err):
 			return err
 		case err != nil: // a side does not answer
-			d.look(c.key, max(d.m.cfg.RepairDelay, time.Second))
+			d.lookAgain(c.key)
 		}
 	}
 	return nil

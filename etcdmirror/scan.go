@@ -2,8 +2,6 @@ package etcdmirror
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -40,7 +38,7 @@ func (d *drift) startScan(ctx context.Context) {
 	d.feed = d.m.openDriftWatch(ctx, head+1)
 	go func(s *scan, since int64) {
 		defer close(s.done)
-		s.err = d.m.compareKeys(ctx, s, seen, since)
+		s.err = d.m.findDrift(ctx, s, seen, since)
 	}(d.scanning, d.m.writer.own.position())
 }
 
@@ -96,12 +94,16 @@ func (d *drift) endScan(ctx context.Context) error {
 	m.log.Info("compared keys with the target", "created", len(s.created), "changed", len(s.changed), "deleted", len(s.deleted))
 	d.pos = s.target
 	m.writer.own.move(s.target)
+	m.writer.unscanned = false
 	d.rearm()
+	if m.writer.record.Unscanned {
+		return m.saveTail(ctx, nil, m.writer.within(), AppliedInfo{})
+	}
 	return nil
 }
 
-// compareKeys finds what others did at the target after its revision since.
-func (m *Mirror) compareKeys(ctx context.Context, s *scan, source, since int64) error {
+// findDrift finds what others did at the target after its revision since.
+func (m *Mirror) findDrift(ctx context.Context, s *scan, source, since int64) error {
 	tbegin, tend := bounds(m.keys.target)
 	sources := m.sources.Keys(m.sourceBegin, m.sourceEnd, kvstream.NewPin(m.sourceBegin, source))
 	defer sources.Close()
@@ -123,50 +125,4 @@ func (m *Mirror) compareKeys(ctx context.Context, s *scan, source, since int64) 
 			s.changed = append(s.changed, string(target.Key))
 		}
 	})
-}
-
-// mergeKeys calls found for each key of either side, in the order they share: with both records, or nil for the side that lacks it. Metadata at the target is passed over.
-func mergeKeys(ctx context.Context, keys mapping, sources, targets *kvstream.Keys, found func(source, target *mvccpb.KeyValue)) error {
-	var source, target *mvccpb.KeyValue
-	nextSource := func() (err error) {
-		if source, err = sources.Next(ctx); err != nil {
-			return fmt.Errorf("source: listing keys: %w", err)
-		}
-		return nil
-	}
-	nextTarget := func() (err error) {
-		for {
-			if target, err = targets.Next(ctx); err != nil {
-				return fmt.Errorf("target: listing keys: %w", err)
-			}
-			if target == nil || !isMetadata(string(target.Key)) {
-				return nil
-			}
-		}
-	}
-	if err := errors.Join(nextSource(), nextTarget()); err != nil {
-		return err
-	}
-	for source != nil || target != nil {
-		side := compareKeys(keys, source, target)
-		switch {
-		case side < 0:
-			found(source, nil)
-		case side > 0:
-			found(nil, target)
-		default:
-			found(source, target)
-		}
-		if side <= 0 {
-			if err := nextSource(); err != nil {
-				return err
-			}
-		}
-		if side >= 0 {
-			if err := nextTarget(); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

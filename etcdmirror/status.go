@@ -103,6 +103,7 @@ type tracker struct {
 	changed chan struct{} // closed and replaced when applied or state changes
 	resume  State         // the state to return to after waiting
 	waiters int           // calls of WaitForRevision under way
+	leases  *leases       // of this term; nil if leases are dropped
 }
 
 func newTracker(hooks Hooks) *tracker {
@@ -120,6 +121,24 @@ func (t *tracker) status() Status {
 		}
 	}
 	return s
+}
+
+// keeps notes where leases are kept.
+func (t *tracker) keeps(l *leases) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.leases = l
+}
+
+// leaseCount is how many leases are kept at the target.
+func (t *tracker) leaseCount() int {
+	t.mu.Lock()
+	l := t.leases
+	t.mu.Unlock()
+	if l == nil {
+		return 0
+	}
+	return l.count()
 }
 
 // update changes the status under the lock.

@@ -77,9 +77,6 @@ func (m *Mirror) drainWatch(ctx context.Context, w *watch, seen *int64, attempt 
 				if err := m.saveProgress(ctx, *seen); err != nil {
 					return err
 				}
-				if m.leases != nil {
-					m.track.update(func(s *Status) { s.Leases = m.leases.count() })
-				}
 				saved.Reset(m.cfg.CheckpointInterval)
 				continue
 			case <-ctx.Done():
@@ -272,13 +269,14 @@ func (m *Mirror) applyGroup(ctx context.Context, g *group) error {
 			changes = append(changes, change{key: targetKey, del: true})
 			continue
 		}
-		if m.foreign[targetKey] {
-			// The target's own cluster has an object under the key. The source's takes its place, as another object: delete and put.
-			cleared = append(cleared, change{key: targetKey, del: true})
-		}
-		put, err := m.changesInTime(ctx, event.Kv)
+		foreign := m.foreign[targetKey]
+		put, written, err := m.changesInTime(ctx, event.Kv)
 		if err != nil {
 			return err
+		}
+		if foreign && written {
+			// The target's own cluster has an object under the key. The source's takes its place, as another object: delete and put.
+			cleared = append(cleared, change{key: targetKey, del: true})
 		}
 		changes = append(changes, put...)
 	}
@@ -294,15 +292,15 @@ func (m *Mirror) applyGroup(ctx context.Context, g *group) error {
 }
 
 // changesInTime returns what brings a source value to the target, and waits where a lease is needed that cannot be had yet.
-func (m *Mirror) changesInTime(ctx context.Context, source *mvccpb.KeyValue) ([]change, error) {
+func (m *Mirror) changesInTime(ctx context.Context, source *mvccpb.KeyValue) (changes []change, written bool, err error) {
 	for attempt := (etcdrpc.Backoff{}); ; {
-		changes, _, err := m.changesOf(ctx, source)
+		changes, written, err = m.changesOf(ctx, source)
 		if err == nil || ctx.Err() != nil || isFatal(err) {
-			return changes, err
+			return changes, written, err
 		}
 		m.track.waiting(explain(err))
 		if err := m.writer.pause(ctx, &attempt); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -24,14 +25,27 @@ type change struct {
 	value []byte
 	lease int64
 	del   bool
+	made  int64 // deletes the key only if this is its create_revision: what others have made in its place stays; 0: in any case
 }
 
 // opOverhead is what the encoding of one operation adds to its key and value, at most.
 const opOverhead = 32
 
-func (c change) size() int { return len(c.key) + len(c.end) + len(c.value) + opOverhead }
+func (c change) size() int {
+	size := len(c.key) + len(c.end) + len(c.value) + opOverhead
+	if c.made != 0 {
+		size += len(c.key) + opOverhead
+	}
+	return size
+}
 
 func (c change) op() *pb.RequestOp {
+	if c.made != 0 {
+		unconditional := change{key: c.key, del: true}
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: &pb.TxnRequest{
+			Compare: []*pb.Compare{{Key: []byte(c.key), Target: pb.Compare_CREATE, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_CreateRevision{CreateRevision: c.made}}},
+			Success: []*pb.RequestOp{unconditional.op()}}}}
+	}
 	if c.del {
 		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(c.key), RangeEnd: []byte(c.end)}}}
 	}
@@ -59,10 +73,11 @@ type target struct {
 	leases  *leases      // nil if leases are dropped
 	sent    atomic.Int64 // numbers transactions between two checkpoints
 
-	mod      atomic.Int64 // mod_revision of the checkpoint; 0: none exists
-	record   Checkpoint   // the last one written; used by the goroutine that commits
-	held     int64        // keys that the mirror holds at the target; used by the goroutine that commits
-	unlisted bool         // see Checkpoint
+	mod       atomic.Int64 // mod_revision of the checkpoint; 0: none exists
+	record    Checkpoint   // the last one written; used by the goroutine that commits
+	held      int64        // keys that the mirror holds at the target; used by the goroutine that commits
+	unlisted  bool         // see Checkpoint, also for unscanned
+	unscanned bool
 
 	maxOps   atomic.Int64 // per level of a transaction; see pack
 	maxBytes int          // of one request
@@ -78,9 +93,6 @@ func (m *Mirror) newTarget(l *leadership) *target {
 	t.maxOps.Store(int64(m.cfg.MaxTxnOps))
 	return t
 }
-
-// noSpace says what to do about a full database.
-const noSpace = "database space exceeded: compact and defragment it or raise --quota-backend-bytes, then disarm the NOSPACE alarm"
 
 // errTooLarge: a transaction cannot be made to fit by nesting; split it or wait.
 var errTooLarge = errors.New("transaction exceeds the target's limits")
@@ -185,7 +197,8 @@ func (t *target) attempt(ctx context.Context, changes []change, keyed bool, note
 		resp, err := t.txn(ctx, sent, nil)
 		switch {
 		case err == nil && resp.Succeeded:
-			if note.Part || !keyed { // those of a copy are told by the keys that they write
+			// Those of a copy are told by the keys that they write. And metadata alone need not make a revision: then this one may be another's.
+			if inKeptSpace(changes) && (note.Part || !keyed) {
 				t.own.add(resp.Header.Revision)
 			}
 			t.noteApplied(resp.Header.Revision, changes, note, began)
@@ -204,7 +217,7 @@ func (t *target) commit(ctx context.Context, changes []change, next Checkpoint, 
 	began := time.Now()
 	next.Version, next.Epoch, next.Writer, next.Seq = recordVersion, t.record.Epoch, t.id, t.record.Seq+1
 	next.At = began.UTC().Truncate(time.Millisecond)
-	next.Keys, next.Unlisted = t.held, t.unlisted
+	next.Keys, next.Unlisted, next.Unscanned = t.held, t.unlisted, t.unscanned
 	t.own.stamp(&next)
 	next.LastBulk = t.record.LastBulk
 	if t.record.Bulk {
@@ -260,52 +273,6 @@ func (t *target) within() Checkpoint {
 	next := t.record
 	next.Bulk = next.Phase != PhaseTail
 	return next
-}
-
-// arrived returns the target revision of the checkpoint if it is next's, else 0.
-func (t *target) arrived(ctx context.Context, next Checkpoint) (int64, error) {
-	md, err := t.read(ctx)
-	if err != nil || md == nil || md.Checkpoint.Writer != next.Writer || md.Checkpoint.Seq != next.Seq {
-		return 0, err
-	}
-	return md.CheckpointRevision, nil
-}
-
-func (t *target) read(ctx context.Context) (*Metadata, error) {
-	resp, err := etcdrpc.Do(ctx, t.timeout, func(ctx context.Context) (*clientv3.GetResponse, error) {
-		return t.client.Get(ctx, t.keys.checkpoint())
-	})
-	if err != nil || len(resp.Kvs) == 0 {
-		return nil, err
-	}
-	byName := map[string]*Metadata{}
-	if err := addMetadata(byName, "target", resp.Kvs[0]); err != nil {
-		return nil, err
-	}
-	return byName[string(t.keys)], nil
-}
-
-// fenced explains a refused comparison: a promotion, removed metadata, or the end of this instance's leadership.
-func (t *target) fenced(ctx context.Context) error {
-	for attempt := (etcdrpc.Backoff{}); attempt.Wait(ctx) == nil; {
-		md, err := t.read(ctx)
-		switch {
-		case err != nil && !isFatal(err):
-			continue
-		case err != nil:
-			return err
-		case md == nil && t.mod.Load() == 0:
-			return errSuperseded
-		case md == nil:
-			return &FencedError{Name: string(t.keys), Epoch: t.record.Epoch}
-		case md.Checkpoint.Phase == PhasePromoted:
-			return &FencedError{Name: string(t.keys), Epoch: t.record.Epoch, Current: md.Checkpoint.Epoch, Promoted: true}
-		case md.Checkpoint.Writer != t.id, md.CheckpointRevision == t.mod.Load(), attempt.Long():
-			return errSuperseded
-		}
-		// The record is this instance's own, written again by a promotion that is about to say so (see Promote).
-	}
-	return ctx.Err()
 }
 
 func (t *target) noteApplied(rev int64, changes []change, note AppliedInfo, began time.Time) {
@@ -394,6 +361,9 @@ func (t *target) txn(ctx context.Context, changes []change, next *Checkpoint) (*
 	limit := int(t.maxOps.Load())
 	if next != nil {
 		limit--
+	}
+	if slices.ContainsFunc(changes, func(c change) bool { return c.made != 0 }) {
+		limit-- // such a delete is a level of its own, of one operation
 	}
 	ops = pack(ops, limit)
 	if ops == nil && len(changes) > 0 {
