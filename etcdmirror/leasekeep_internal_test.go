@@ -122,14 +122,23 @@ func (m *leaseModel) live() {
 	}
 }
 
+// givenSeed is UNDERSTUDY_SEED, which repeats a schedule.
+func givenSeed(t *testing.T) (seed uint64, given bool) {
+	s := os.Getenv("UNDERSTUDY_SEED")
+	if s == "" {
+		return 0, false
+	}
+	seed, err := strconv.ParseUint(s, 10, 62)
+	if err != nil {
+		t.Fatalf("UNDERSTUDY_SEED is %q: set it to a number", s)
+	}
+	return seed, true
+}
+
 // The ends that leases give to leases at the target, against those at the source, for random times to live, ways to renew, delays and clocks.
 func TestLeaseEndsModel(t *testing.T) {
 	first, n := rand.Uint64()>>2, 20000
-	if s := os.Getenv("UNDERSTUDY_SEED"); s != "" {
-		seed, err := strconv.ParseUint(s, 10, 62)
-		if err != nil {
-			t.Fatalf("UNDERSTUDY_SEED is %q: set it to a number", s)
-		}
+	if seed, given := givenSeed(t); given {
 		first, n = seed, 1
 	}
 	kept, replaced := 0, 0

@@ -36,8 +36,10 @@ func (l *ledger) load(md *Metadata, keyed *ownKeys) {
 	defer l.mu.Unlock()
 	l.watched = md.Checkpoint.Watched
 	for rev := range keyed.revs {
-		l.own[rev] = struct{}{}
 		l.keyed = max(l.keyed, rev)
+		if rev > l.watched { // older ones tell nothing any more, and would take the place of others in the next checkpoint
+			l.own[rev] = struct{}{}
+		}
 	}
 	for _, d := range md.Checkpoint.Own {
 		l.own[l.watched+d] = struct{}{}

@@ -60,6 +60,19 @@ func (n *network) dials() []time.Time {
 	return append([]time.Time(nil), n.dialed...)
 }
 
+// cut makes the peer of a connection vanish.
+func (n *network) cut(i int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.conns[i].lost)
+}
+
+func (n *network) connections() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.conns)
+}
+
 func (n *network) setAway(away bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -137,7 +150,7 @@ func TestVanishedPeers(t *testing.T) {
 				if len(n.dials()) != 1 {
 					t.Fatalf("%d connections", len(n.dials()))
 				}
-				close(n.conns[0].lost)
+				n.cut(0)
 				vanished := time.Now()
 				if idle > 0 { // noticed by the first call
 					first = stream(t.Context(), client)
@@ -184,8 +197,8 @@ func TestReconnectionAfterALongOutage(t *testing.T) {
 		}
 		n.setAway(false)
 		time.Sleep(7 * time.Second)
-		if now := len(n.dials()); now > len(dials)+2 || len(n.conns) != 1 {
-			t.Errorf("%d attempts, %d connections", now-len(dials), len(n.conns))
+		if now := len(n.dials()); now > len(dials)+2 || n.connections() != 1 {
+			t.Errorf("%d attempts, %d connections", now-len(dials), n.connections())
 		}
 		cancel()
 		<-call
