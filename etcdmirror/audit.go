@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/understudy-dr/understudy/internal/keyspace"
 	"github.com/understudy-dr/understudy/internal/kvstream"
 )
 
@@ -73,7 +74,7 @@ func (r *copyRound) audit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	begin, end := bounds(m.keys.target)
+	begin, end := keyspace.Bounds(m.keys.Target)
 	targets := m.targets.Keys(begin, end, kvstream.NewPin(begin, head))
 	defer targets.Close()
 	held := int64(0)
@@ -86,7 +87,7 @@ func (r *copyRound) audit(ctx context.Context) error {
 		if target == nil {
 			break
 		}
-		if !m.keptAtTarget(target.Key) {
+		if !m.keys.KeptAtTarget(target.Key) {
 			continue
 		}
 		key := string(target.Key)
@@ -98,7 +99,7 @@ func (r *copyRound) audit(ctx context.Context) error {
 				m.markDrift(key, DriftChanged, target.ModRevision)
 			}
 		default:
-			if r.wants(m.keys.toSource(key)) {
+			if r.wants(m.keys.ToSource(key)) {
 				m.markDrift(key, DriftReplaced, target.ModRevision)
 			}
 			m.markForeign(key)

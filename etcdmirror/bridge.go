@@ -71,10 +71,10 @@ func (r *copyRound) settle(ctx context.Context, p *placer, until int64, last map
 		entries = append(entries, e)
 	}
 	// A key may be missing from a listing and yet have been put again.
-	*zombies = slices.DeleteFunc(*zombies, func(key string) bool { return last[m.keys.toSource(key)] != nil })
+	*zombies = slices.DeleteFunc(*zombies, func(key string) bool { return last[m.keys.ToSource(key)] != nil })
 	for key, event := range last {
 		if event.Type == mvccpb.Event_DELETE {
-			*zombies = append(*zombies, m.keys.toTarget(key))
+			*zombies = append(*zombies, m.keys.ToTarget(key))
 			continue
 		}
 		values[key] = event.Kv
@@ -94,7 +94,7 @@ func (r *copyRound) settle(ctx context.Context, p *placer, until int64, last map
 		return err
 	}
 	p.waiting, p.stashed, p.entries, p.limit = nil, 0, entries, until
-	order, glued, ends := m.ranks.copyOrder(entries)
+	order, glued, ends := copyOrder(m.ranks, entries)
 	begin := 0
 	for _, end := range append(ends, len(order)) {
 		for begin < end {

@@ -9,15 +9,14 @@ import (
 	"os"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
+	"github.com/understudy-dr/understudy/internal/keyspace"
 )
 
 // Defaults of Config.
 const (
-	DefaultPrefix             = "/registry/"
+	DefaultPrefix             = keyspace.DefaultPrefix
 	DefaultRequestTimeout     = 5 * time.Second
 	DefaultProgressInterval   = 2 * time.Second
 	DefaultStallTimeout       = 15 * time.Second
@@ -195,29 +194,11 @@ func (c Config) complete() (Config, error) {
 	if err := ValidateName(c.Name); err != nil {
 		errs = append(errs, err)
 	}
-	if c.AllKeys && (c.Prefix != "" || c.StripPrefix) {
-		bad("AllKeys excludes Prefix and StripPrefix", "set one of them")
+	keys, problems := c.keys()
+	for _, p := range problems {
+		bad(p.Detail, p.Hint)
 	}
-	if c.StripPrefix && c.TargetPrefix != "" {
-		bad("StripPrefix excludes TargetPrefix", "set one of them")
-	}
-	if !c.AllKeys && c.Prefix == "" {
-		c.Prefix = DefaultPrefix
-	}
-	if c.TargetPrefix == "" && !c.StripPrefix {
-		c.TargetPrefix = c.Prefix
-	}
-	for field, prefix := range map[string]string{"Prefix": c.Prefix, "TargetPrefix": c.TargetPrefix} {
-		if strings.HasPrefix(prefix, MetadataPrefix) {
-			bad(field+" lies below "+MetadataPrefix+", where mirrors keep their metadata", "choose another prefix")
-		}
-	}
-	if c.Keep != nil && c.KeepID == "" {
-		bad("KeepID is empty though Keep is set", "set it to an identity of the rules, such as (*keyfilter.Filter).Hash(): a changed filter must be noticed")
-	}
-	if c.Keep == nil && c.KeepID != "" {
-		bad("KeepID is set without Keep", "set both or none")
-	}
+	c.Prefix, c.TargetPrefix = keys.Source, keys.Target
 	if c.Surplus < SurplusKeep || c.Surplus > SurplusDelete {
 		bad(fmt.Sprintf("Surplus %d is unknown", c.Surplus), "use SurplusKeep or SurplusDelete")
 	}
@@ -302,59 +283,7 @@ func (c Config) complete() (Config, error) {
 	return c, errors.Join(errs...)
 }
 
-// mapping translates keys between the two sides. Both prefixes may be empty.
-type mapping struct{ source, target string }
-
-func (p mapping) toTarget(sourceKey string) string {
-	if p.source == p.target {
-		return sourceKey
-	}
-	return p.target + sourceKey[len(p.source):]
-}
-
-func (p mapping) toSource(targetKey string) string {
-	if p.source == p.target {
-		return targetKey
-	}
-	return p.source + targetKey[len(p.target):]
-}
-
-// bounds returns the range of a prefix as etcd wants it: for no prefix, everything.
-func bounds(prefix string) (begin, end string) {
-	if prefix == "" {
-		return "\x00", "\x00"
-	}
-	return prefix, clientv3.GetPrefixRangeEnd(prefix)
-}
-
-// kept reports whether a source key takes part: the metadata of mirrors never does, on either side.
-func (m *Mirror) kept(sourceKey []byte) bool {
-	if m.reserved(sourceKey) {
-		return false
-	}
-	return m.cfg.Keep == nil || m.cfg.Keep(sourceKey)
-}
-
-// reserved reports whether a source key is, or would become, metadata of a mirror, or would become no key at all.
-func (m *Mirror) reserved(sourceKey []byte) bool {
-	if len(sourceKey) >= len(MetadataPrefix) && string(sourceKey[:len(MetadataPrefix)]) == MetadataPrefix {
-		return true
-	}
-	if m.keys.source == m.keys.target {
-		return false
-	}
-	// The target key is target prefix + rest; compare without building it. etcd has no empty keys.
-	if len(m.keys.target) == 0 && len(sourceKey) == len(m.keys.source) {
-		return true
-	}
-	return hasPrefixOfPair(m.keys.target, sourceKey[len(m.keys.source):], MetadataPrefix)
-}
-
-// hasPrefixOfPair reports whether head+tail begins with prefix.
-func hasPrefixOfPair(head string, tail []byte, prefix string) bool {
-	if len(head) >= len(prefix) {
-		return strings.HasPrefix(head, prefix)
-	}
-	rest := prefix[len(head):]
-	return strings.HasPrefix(prefix, head) && len(tail) >= len(rest) && string(tail[:len(rest)]) == rest
+// keys says which keys take part.
+func (c *Config) keys() (keyspace.Space, []keyspace.Problem) {
+	return keyspace.Settings{Prefix: c.Prefix, AllKeys: c.AllKeys, TargetPrefix: c.TargetPrefix, StripPrefix: c.StripPrefix, Keep: c.Keep, KeepID: c.KeepID}.Space()
 }

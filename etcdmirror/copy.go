@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
+	"github.com/understudy-dr/understudy/internal/keyspace"
 	"github.com/understudy-dr/understudy/internal/kvstream"
 )
 
@@ -161,7 +162,7 @@ func (r *copyRound) run(ctx context.Context) (*watch, error) {
 // list reads the keys of both sides and finds what differs by their metadata.
 func (r *copyRound) list(ctx context.Context) error {
 	m := r.m
-	tbegin, tend := bounds(m.keys.target)
+	tbegin, tend := keyspace.Bounds(m.keys.Target)
 	sources := m.sources.Keys(m.sourceBegin, m.sourceEnd, r.pin)
 	defer sources.Close()
 	targets := m.targets.Keys(tbegin, tend, kvstream.NewPin(tbegin, r.targetHead))
@@ -173,17 +174,17 @@ func (r *copyRound) list(ctx context.Context) error {
 	}
 	departs := r.md != nil && m.filterChanged(r.md.Identity) && m.cfg.LeftFilter == LeftFilterDelete
 	var pos, tpos, filtered int64
-	err := mergeKeys(ctx, m.keys, sources, targets, func(source, target *mvccpb.KeyValue) {
+	err := m.keys.Merge(ctx, sources, targets, func(source, target *mvccpb.KeyValue) {
 		var kept bool
 		if source != nil {
 			pos++
-			if kept = m.kept(source.Key); kept {
+			if kept = m.keys.Kept(source.Key); kept {
 				r.kept++
 			} else {
 				filtered++
 			}
 			if len(r.gone) > 0 {
-				delete(r.gone, m.keys.toTarget(string(source.Key)))
+				delete(r.gone, m.keys.ToTarget(string(source.Key)))
 			}
 		}
 		if target != nil {
@@ -195,7 +196,7 @@ func (r *copyRound) list(ctx context.Context) error {
 				r.entries = append(r.entries, entry{key: string(source.Key), create: source.CreateRevision, pos: pos})
 			}
 		case source == nil:
-			if key := string(target.Key); m.kept([]byte(m.keys.toSource(key))) {
+			if key := string(target.Key); m.keys.Kept([]byte(m.keys.ToSource(key))) {
 				r.surplus = append(r.surplus, surplusKey{key, target.CreateRevision})
 			}
 		case kept:
@@ -205,7 +206,7 @@ func (r *copyRound) list(ctx context.Context) error {
 			} else {
 				m.track.update(func(s *Status) { s.Copy.Listed++ })
 			}
-		case departs && !m.reserved(source.Key):
+		case departs && !m.keys.Reserved(source.Key):
 			r.departed = append(r.departed, entry{key: string(source.Key), create: source.CreateRevision, pos: pos, tpos: tpos})
 		}
 	})
@@ -286,7 +287,7 @@ func (r *copyRound) write(ctx context.Context, zombies []string) (exact int64, e
 
 // put writes what was listed, and what the watch tells if compactions moved the pin meanwhile.
 func (r *copyRound) put(ctx context.Context, p *placer, zombies *[]string) (exact int64, err error) {
-	order, glued, ends := r.m.ranks.copyOrder(r.entries)
+	order, glued, ends := copyOrder(r.m.ranks, r.entries)
 	if err := p.place(ctx, order, glued, ends); err != nil {
 		return 0, err
 	}
@@ -308,7 +309,7 @@ func (r *copyRound) delete(b *bulk, targetKeys []string) error {
 	if err := b.drain(); err != nil {
 		return err
 	}
-	for _, group := range r.m.targetRanks.deleteOrder(targetKeys) {
+	for _, group := range r.m.targetRanks.DeleteOrder(targetKeys) {
 		for _, key := range group {
 			changes := append(r.m.unmark(key), change{key: key, del: true, made: r.createOf(key)})
 			if _, err := b.add(nil, false, changes...); err != nil {

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
+	"github.com/understudy-dr/understudy/internal/keyspace"
 )
 
 // drift watches the target's kept space while the tail runs, tells the mirror's own writes from others by their revisions, and notes what others did:
@@ -87,17 +88,12 @@ func (d *drift) close() {
 
 // openDriftWatch follows the target's kept keys.
 func (m *Mirror) openDriftWatch(ctx context.Context, from int64) *watch {
-	begin, end := bounds(m.keys.target)
+	begin, end := keyspace.Bounds(m.keys.Target)
 	return m.open(ctx, watchSpec{client: m.target, side: "target", begin: begin, end: end, from: from, clusterID: m.targetID, stall: m.cfg.StallTimeout,
-		keep: m.keptAtTarget, bare: true, head: m.targetHead, seen: func(int64) {},
+		keep: m.keys.KeptAtTarget, bare: true, head: m.targetHead, seen: func(int64) {},
 		behind: func(head int64) error {
 			return fmt.Errorf("its revision is %d, revision %d was seen before", head, from-1)
 		}})
-}
-
-// keptAtTarget reports whether a key of the target is the image of a source key that takes part.
-func (m *Mirror) keptAtTarget(key []byte) bool {
-	return !isMetadata(string(key)) && m.kept([]byte(m.keys.toSource(string(key))))
 }
 
 // items is where the feed delivers; nil while there is none.

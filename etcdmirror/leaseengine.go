@@ -70,7 +70,7 @@ func (m *Mirror) inTail(ctx context.Context, work func(context.Context) error) e
 // restoreLease puts keys with a lease right.
 func (m *Mirror) restoreLease(ctx context.Context, id int64, sourceKeys []string) error {
 	for _, key := range sourceKeys {
-		if !m.kept([]byte(key)) {
+		if !m.keys.Kept([]byte(key)) {
 			continue
 		}
 		source, known, err := m.drift.sourceAt(ctx, key, m.track.status().AppliedRevision)
@@ -80,7 +80,7 @@ func (m *Mirror) restoreLease(ctx context.Context, id int64, sourceKeys []string
 		if !known || source == nil || source.Lease != id {
 			continue // the tail brings what has changed
 		}
-		if err := m.drift.check(ctx, m.keys.toTarget(key), source); err != nil {
+		if err := m.drift.check(ctx, m.keys.ToTarget(key), source); err != nil {
 			return err
 		}
 	}

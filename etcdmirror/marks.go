@@ -132,7 +132,7 @@ func (m *Mirror) takePending() []change {
 // changesOf returns what brings a source value to the target; written is false where a guard or the transformation keeps it away, which is marked then.
 func (m *Mirror) changesOf(ctx context.Context, source *mvccpb.KeyValue) (changes []change, written bool, err error) {
 	sourceKey := string(source.Key)
-	targetKey := m.keys.toTarget(sourceKey)
+	targetKey := m.keys.ToTarget(sourceKey)
 	value, refused := m.admit(ctx, sourceKey, targetKey, source.Value)
 	if refused == nil {
 		c := change{key: targetKey, value: value}

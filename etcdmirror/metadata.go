@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
+	"github.com/understudy-dr/understudy/internal/keyspace"
 )
 
 // MetadataPrefix is where mirrors keep their metadata at the target, outside of every Kubernetes prefix. It is never mirrored.
@@ -27,7 +28,7 @@ import (
 //	/understudy/<name>/trip           the guard against mass deletion has stopped the mirror; approved by /understudy/<name>/approval
 //	/understudy/<name>/lease/<id>     a lease granted for the source's
 //	/understudy/<name>/election/<id>  a running instance; the oldest leads
-const MetadataPrefix = "/understudy/"
+const MetadataPrefix = keyspace.MetadataPrefix
 
 // Phase says how the target's kept state relates to the source.
 type Phase string

@@ -11,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
+	"github.com/understudy-dr/understudy/internal/keyspace"
 	"github.com/understudy-dr/understudy/internal/kvstream"
 )
 
@@ -40,8 +41,8 @@ type Mirror struct {
 	ran            atomic.Bool
 	hurry          chan struct{} // asks the watch for progress at once
 
-	keys                   mapping
-	ranks, targetRanks     ranker
+	keys                   *keyspace.Space
+	ranks, targetRanks     keyspace.Ranker
 	sourceBegin, sourceEnd string
 	sources, targets       *kvstream.Reader
 
@@ -71,15 +72,14 @@ func New(source, target *clientv3.Client, cfg Config) (*Mirror, error) {
 	if err != nil {
 		return nil, err
 	}
+	keys, _ := cfg.keys()
 	m := &Mirror{source: source, target: target, cfg: cfg, log: cfg.Logger.With(LogKeyMirror, cfg.Name), track: newTracker(cfg.Hooks),
-		hurry: make(chan struct{}, 1), keys: mapping{source: cfg.Prefix, target: cfg.TargetPrefix},
+		hurry: make(chan struct{}, 1), keys: &keys,
 		sources: &kvstream.Reader{Client: source, Timeout: cfg.RequestTimeout},
 		targets: &kvstream.Reader{Client: target, Timeout: cfg.RequestTimeout},
 	}
-	m.ranks = m.ranker()
-	m.targetRanks = m.ranks
-	m.targetRanks.prefix = m.keys.target
-	m.sourceBegin, m.sourceEnd = bounds(m.keys.source)
+	m.ranks, m.targetRanks = keys.SourceRanks(), keys.TargetRanks()
+	m.sourceBegin, m.sourceEnd = keyspace.Bounds(m.keys.Source)
 	return m, nil
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/understudy-dr/understudy/internal/keyspace"
 	"github.com/understudy-dr/understudy/internal/kubemeta"
 	"github.com/understudy-dr/understudy/internal/kvstream"
 )
@@ -32,10 +33,10 @@ func (l entryList) Pos(i int) int64  { return l.entries[l.order[i]].pos }
 // targetList is the same selection at the target.
 type targetList struct {
 	entryList
-	keys mapping
+	keys *keyspace.Space
 }
 
-func (l targetList) Key(i int) string { return l.keys.toTarget(l.entryList.Key(i)) }
+func (l targetList) Key(i int) string { return l.keys.ToTarget(l.entryList.Key(i)) }
 func (l targetList) Pos(i int) int64  { return l.entries[l.order[i]].tpos }
 
 // placer writes the entries of one round to the target, owners before dependents (P10):
@@ -47,7 +48,7 @@ type placer struct {
 	target  *target
 	bulk    *bulk
 	pin     *kvstream.Pin
-	keys    mapping
+	keys    *keyspace.Space
 	entries []entry
 
 	since, head, targetHead int64 // see copyRound
@@ -147,7 +148,7 @@ func (p *placer) placeItems(ctx context.Context, items []item, glued map[int32]b
 			it.uid, it.owned = p.hash(p.id.UID), len(p.id.Owners) > 0
 		}
 		sourceKey := p.entries[it.index].key
-		targetKey := p.keys.toTarget(sourceKey)
+		targetKey := p.keys.ToTarget(sourceKey)
 		if it.target != nil && p.m.equal(ctx, sourceKey, targetKey, it.source.Value, it.target.Value) && p.m.leaseMatches(it.source, it.target) {
 			p.remember(it, 0)
 			if marks := p.m.unmark(targetKey); len(marks) > 0 {

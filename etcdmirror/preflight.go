@@ -11,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
+	"github.com/understudy-dr/understudy/internal/keyspace"
 )
 
 // preflight checks both sides without writing anything and returns the mirror's metadata at the target, nil if this is a first start.
@@ -38,8 +39,8 @@ func (m *Mirror) preflight(ctx context.Context) (*Metadata, error) {
 	for side, c := range map[string]struct {
 		client *clientv3.Client
 		prefix string
-	}{"source": {m.source, m.keys.source}, "target": {m.target, m.keys.target}} {
-		begin, end := bounds(c.prefix)
+	}{"source": {m.source, m.keys.Source}, "target": {m.target, m.keys.Target}} {
+		begin, end := keyspace.Bounds(c.prefix)
 		_, err := etcdrpc.Do(ctx, m.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.GetResponse, error) {
 			return c.client.Get(ctx, begin, clientv3.WithRange(end), clientv3.WithLimit(1), clientv3.WithKeysOnly())
 		})
@@ -73,8 +74,8 @@ func (m *Mirror) checkIdentity(md *Metadata, sourceRevision int64) error {
 	if id.SourceClusterID != clusterID(m.sourceID) {
 		return m.sourceChangedFrom(id.SourceClusterID, m.sourceID)
 	}
-	if id.SourcePrefix != m.keys.source || id.TargetPrefix != m.keys.target {
-		return &Error{Kind: ErrPrefixChanged, Detail: fmt.Sprintf("mirror %q maps %q to %q, configured is %q to %q", m.cfg.Name, id.SourcePrefix, id.TargetPrefix, m.keys.source, m.keys.target),
+	if id.SourcePrefix != m.keys.Source || id.TargetPrefix != m.keys.Target {
+		return &Error{Kind: ErrPrefixChanged, Detail: fmt.Sprintf("mirror %q maps %q to %q, configured is %q to %q", m.cfg.Name, id.SourcePrefix, id.TargetPrefix, m.keys.Source, m.keys.Target),
 			Hint: "set the prefixes back, or use another name for another mirror"}
 	}
 	if known := max(md.Checkpoint.SourceRevision, md.Checkpoint.SourceHead); known > sourceRevision {
@@ -103,13 +104,13 @@ func (m *Mirror) transformID() string {
 func (m *Mirror) identityRecord() change {
 	return change{key: metaKeys(m.cfg.Name).identity(), value: encode(Identity{Version: recordVersion,
 		SourceClusterID: clusterID(m.sourceID), TargetClusterID: clusterID(m.targetID),
-		SourcePrefix: m.keys.source, TargetPrefix: m.keys.target,
+		SourcePrefix: m.keys.Source, TargetPrefix: m.keys.Target,
 		KeepID: m.cfg.KeepID, TransformID: m.transformID(), Leases: m.cfg.Leases == LeaseMirror, CreatedAt: time.Now().UTC().Truncate(time.Second)})}
 }
 
 // checkWritable asks the target whether its user may write, by a transaction that cannot succeed: permissions of both branches are checked before any comparison.
 func (m *Mirror) checkWritable(ctx context.Context) error {
-	begin, _ := bounds(m.keys.target)
+	begin, _ := keyspace.Bounds(m.keys.Target)
 	probes := []string{metaKeys(m.cfg.Name).checkpoint(), begin + "understudy-permission-probe"}
 	for _, key := range probes {
 		_, err := etcdrpc.Do(ctx, m.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.TxnResponse, error) {
@@ -175,7 +176,7 @@ func (m *Mirror) sourceHead(ctx context.Context) (int64, error) {
 }
 
 func (m *Mirror) targetHead(ctx context.Context) (int64, error) {
-	begin, _ := bounds(m.keys.target)
+	begin, _ := keyspace.Bounds(m.keys.Target)
 	_, rev, err := etcdrpc.Head(ctx, m.target, m.cfg.RequestTimeout, begin)
 	if err != nil {
 		return 0, fmt.Errorf("target: %w", err)

@@ -57,7 +57,7 @@ func (d *drift) checkDue(ctx context.Context, now time.Time, seen int64) error {
 	for len(all) < checksAtOnce && len(d.checks) > 0 && !now.Before(d.checks[0].due) {
 		c := heap.Pop(&d.checks).(*check)
 		delete(d.waiting, c.key)
-		source, known, err := d.sourceAt(ctx, d.m.keys.toSource(c.key), seen)
+		source, known, err := d.sourceAt(ctx, d.m.keys.ToSource(c.key), seen)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -88,7 +88,7 @@ func (d *drift) checkDue(ctx context.Context, now time.Time, seen int64) error {
 
 // check compares the target's key with the source's, nil if that has none, and, if the policy says so, puts it back.
 func (d *drift) check(ctx context.Context, key string, source *mvccpb.KeyValue) error {
-	m, sourceKey := d.m, d.m.keys.toSource(key)
+	m, sourceKey := d.m, d.m.keys.ToSource(key)
 	resp, err := etcdrpc.Do(ctx, m.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.GetResponse, error) { return m.target.Get(ctx, key) })
 	if err != nil {
 		return fmt.Errorf("target: %w", err)
@@ -152,7 +152,7 @@ func (d *drift) sourceAt(ctx context.Context, key string, seen int64) (kv *mvccp
 
 // retryGuarded writes a value that a guard kept away before, if it no longer does.
 func (d *drift) retryGuarded(ctx context.Context, source, target *mvccpb.KeyValue) error {
-	if _, err := d.m.admit(ctx, string(source.Key), d.m.keys.toTarget(string(source.Key)), source.Value); err != nil {
+	if _, err := d.m.admit(ctx, string(source.Key), d.m.keys.ToTarget(string(source.Key)), source.Value); err != nil {
 		return nil
 	}
 	return d.put(ctx, source, target)
@@ -160,7 +160,7 @@ func (d *drift) retryGuarded(ctx context.Context, source, target *mvccpb.KeyValu
 
 // repair puts the source's value back, unless that was done too often.
 func (d *drift) repair(ctx context.Context, source, target *mvccpb.KeyValue) error {
-	m, key := d.m, d.m.keys.toTarget(string(source.Key))
+	m, key := d.m, d.m.keys.ToTarget(string(source.Key))
 	now := time.Now()
 	f := d.fights[key]
 	if f == nil || now.Sub(f.last) > repairMemory {
@@ -204,7 +204,7 @@ func (d *drift) forgetRepairs(now time.Time) {
 
 // put writes a source value; what others made in its place is deleted before, in a revision of its own.
 func (d *drift) put(ctx context.Context, source, target *mvccpb.KeyValue) error {
-	m, key := d.m, d.m.keys.toTarget(string(source.Key))
+	m, key := d.m, d.m.keys.ToTarget(string(source.Key))
 	another := target != nil && (m.foreign[key] || otherObject(source.Value, target.Value))
 	changes, written, err := m.changesOf(ctx, source)
 	if err != nil || !written {

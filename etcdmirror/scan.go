@@ -6,6 +6,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/understudy-dr/understudy/internal/keyspace"
 	"github.com/understudy-dr/understudy/internal/kvstream"
 )
 
@@ -104,18 +105,18 @@ func (d *drift) endScan(ctx context.Context) error {
 
 // findDrift finds what others did at the target after its revision since.
 func (m *Mirror) findDrift(ctx context.Context, s *scan, source, since int64) error {
-	tbegin, tend := bounds(m.keys.target)
+	tbegin, tend := keyspace.Bounds(m.keys.Target)
 	sources := m.sources.Keys(m.sourceBegin, m.sourceEnd, kvstream.NewPin(m.sourceBegin, source))
 	defer sources.Close()
 	targets := m.targets.Keys(tbegin, tend, kvstream.NewPin(tbegin, s.target))
 	defer targets.Close()
-	return mergeKeys(ctx, m.keys, sources, targets, func(source, target *mvccpb.KeyValue) {
+	return m.keys.Merge(ctx, sources, targets, func(source, target *mvccpb.KeyValue) {
 		switch {
 		case target == nil:
-			if m.kept(source.Key) {
-				s.deleted = append(s.deleted, m.keys.toTarget(string(source.Key)))
+			if m.keys.Kept(source.Key) {
+				s.deleted = append(s.deleted, m.keys.ToTarget(string(source.Key)))
 			}
-		case !m.keptAtTarget(target.Key):
+		case !m.keys.KeptAtTarget(target.Key):
 		case source == nil:
 			// Where the source has compacted its revision away, a key may be missing because it was deleted since: its age tells whose it is.
 			if target.CreateRevision > since && !m.writer.own.has(target.CreateRevision) {

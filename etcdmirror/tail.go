@@ -218,12 +218,12 @@ func (m *Mirror) merge(g *group, next revision) bool {
 		g.seen = map[string]bool{}
 		for i, event := range g.events {
 			g.byKey[string(event.Kv.Key)] = i
-			g.seen[m.ranks.segment(string(event.Kv.Key))] = true
+			g.seen[m.ranks.Segment(string(event.Kv.Key))] = true
 		}
 		g.events = append([]*mvccpb.Event(nil), g.events...)
 	}
 	for _, event := range next.events {
-		if !g.bulk && g.seen[m.ranks.segment(string(event.Kv.Key))] {
+		if !g.bulk && g.seen[m.ranks.Segment(string(event.Kv.Key))] {
 			return false
 		}
 		// A delete and the put of another object after it never become one (P10).
@@ -233,7 +233,7 @@ func (m *Mirror) merge(g *group, next revision) bool {
 	}
 	for _, event := range next.events {
 		key := string(event.Kv.Key)
-		g.seen[m.ranks.segment(key)] = true
+		g.seen[m.ranks.Segment(key)] = true
 		if i, ok := g.byKey[key]; ok {
 			g.events[i] = event // the last one wins
 			continue
@@ -250,7 +250,7 @@ func (m *Mirror) merge(g *group, next revision) bool {
 func (m *Mirror) applyGroup(ctx context.Context, g *group) error {
 	held := m.writer.held + g.created - g.deleted
 	if g.deleted > 0 {
-		if err := m.guardDeletes(ctx, g.last, held, m.keys.toTarget(g.victim)); err != nil {
+		if err := m.guardDeletes(ctx, g.last, held, m.keys.ToTarget(g.victim)); err != nil {
 			return err
 		}
 	} else {
@@ -258,7 +258,7 @@ func (m *Mirror) applyGroup(ctx context.Context, g *group) error {
 	}
 	var changes, cleared []change
 	for _, event := range g.events {
-		targetKey := m.keys.toTarget(string(event.Kv.Key))
+		targetKey := m.keys.ToTarget(string(event.Kv.Key))
 		if event.Type == mvccpb.Event_DELETE {
 			if m.foreign[targetKey] {
 				// What the source deletes is gone already; the target's own cluster has made another object under the key.

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
+	"github.com/understudy-dr/understudy/internal/keyspace"
 )
 
 // change is one key's new state at the target.
@@ -279,7 +280,7 @@ func (t *target) noteApplied(rev int64, changes []change, note AppliedInfo, bega
 	note.TargetRevision, note.Duration = rev, time.Since(began)
 	for _, c := range changes {
 		switch {
-		case isMetadata(c.key):
+		case keyspace.IsMetadata(c.key):
 			continue
 		case c.del:
 			note.Deletes++
@@ -301,10 +302,6 @@ func (t *target) noteApplied(rev int64, changes []change, note AppliedInfo, bega
 		}
 	})
 	call(t.hooks.Applied, note)
-}
-
-func isMetadata(key string) bool {
-	return len(key) >= len(MetadataPrefix) && key[:len(MetadataPrefix)] == MetadataPrefix
 }
 
 // recover decides after a failed transaction: nil to try again (after a pause, with the reason shown), or an error to give up with.

@@ -77,7 +77,7 @@ const eventOverhead = 200
 // openWatch follows the source's kept keys from a revision on.
 func (m *Mirror) openWatch(ctx context.Context, from int64) *watch {
 	return m.open(ctx, watchSpec{client: m.source, side: "source", begin: m.sourceBegin, end: m.sourceEnd, from: from, clusterID: m.sourceID,
-		stall: m.cfg.StallTimeout << min(m.stalls, maxStallDoublings), keep: m.kept, hurry: m.hurry, head: m.sourceHead,
+		stall: m.cfg.StallTimeout << min(m.stalls, maxStallDoublings), keep: m.keys.Kept, hurry: m.hurry, head: m.sourceHead,
 		seen:   func(rev int64) { m.track.head(rev) },
 		behind: func(head int64) error { return sourceRewound(from-1, head) }})
 }

@@ -1,4 +1,4 @@
-package etcdmirror
+package keyspace
 
 import (
 	"bytes"
@@ -11,8 +11,8 @@ import (
 	"github.com/understudy-dr/understudy/internal/kvstream"
 )
 
-// mergeKeys calls found for each key of either side, in the order they share: with both records, or nil for the side that lacks it. Metadata at the target is passed over.
-func mergeKeys(ctx context.Context, keys mapping, sources, targets *kvstream.Keys, found func(source, target *mvccpb.KeyValue)) error {
+// Merge calls found for each key of either side, in the order they share: with both records, or nil for the side that lacks it. Metadata at the target is passed over.
+func (s *Space) Merge(ctx context.Context, sources, targets *kvstream.Keys, found func(source, target *mvccpb.KeyValue)) error {
 	var source, target *mvccpb.KeyValue
 	nextSource := func() (err error) {
 		if source, err = sources.Next(ctx); err != nil {
@@ -25,7 +25,7 @@ func mergeKeys(ctx context.Context, keys mapping, sources, targets *kvstream.Key
 			if target, err = targets.Next(ctx); err != nil {
 				return fmt.Errorf("target: listing keys: %w", err)
 			}
-			if target == nil || !isMetadata(string(target.Key)) {
+			if target == nil || !IsMetadata(string(target.Key)) {
 				return nil
 			}
 		}
@@ -34,7 +34,7 @@ func mergeKeys(ctx context.Context, keys mapping, sources, targets *kvstream.Key
 		return err
 	}
 	for source != nil || target != nil {
-		side := compareKeys(keys, source, target)
+		side := s.Compare(source, target)
 		switch {
 		case side < 0:
 			found(source, nil)
@@ -57,13 +57,13 @@ func mergeKeys(ctx context.Context, keys mapping, sources, targets *kvstream.Key
 	return nil
 }
 
-// compareKeys says which of the two comes first in the order they share; a side at its end comes last.
-func compareKeys(keys mapping, source, target *mvccpb.KeyValue) int {
+// Compare says which of the two comes first in the order they share; a side at its end comes last.
+func (s *Space) Compare(source, target *mvccpb.KeyValue) int {
 	switch {
 	case target == nil:
 		return -1
 	case source == nil:
 		return 1
 	}
-	return bytes.Compare(source.Key[len(keys.source):], target.Key[len(keys.target):])
+	return bytes.Compare(source.Key[len(s.Source):], target.Key[len(s.Target):])
 }
