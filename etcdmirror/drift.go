@@ -22,6 +22,7 @@ type drift struct {
 	pos     int64  // everything up to here is noted
 	lost    etcdrpc.Backoff
 	reopen  time.Time // when to open the feed again; zero: not waiting
+	asked   int64     // everything that repairs did up to here is known
 	flushAt time.Time // when to write what is noted; zero: nothing is
 	timer   *time.Timer
 
@@ -112,6 +113,12 @@ func (d *drift) got(ctx context.Context, r revision, open bool) error {
 			return d.feedLost(ctx, err)
 		}
 		d.lost.Reset()
+		if len(next.events) > 0 && next.rev > d.asked && !d.m.writer.own.has(next.rev) {
+			// Not the mirror's, but perhaps a repair's: that stands beside.
+			if d.asked, err = d.m.writer.learnOwn(ctx); err != nil {
+				return err
+			}
+		}
 		for _, event := range next.events {
 			d.fold(event)
 		}
@@ -144,9 +151,9 @@ func (d *drift) fold(event *mvccpb.Event) {
 	case event.Type == mvccpb.Event_PUT && event.Kv.CreateRevision == rev:
 		if _, ours := m.drifted[key]; ours {
 			m.markDrift(key, DriftReplaced, rev)
-			d.look(key, m.cfg.RepairDelay)
 		}
 		m.markForeign(key)
+		d.look(key, m.cfg.RepairDelay) // it may be what the source has: put back by hand, or by a repair
 		return
 	case event.Type == mvccpb.Event_PUT:
 		if m.foreign[key] {

@@ -3,7 +3,9 @@ package etcdmirror
 import (
 	"context"
 	"fmt"
+	"slices"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
@@ -100,8 +102,17 @@ func (t *target) fencedTxn(ctx context.Context, ops ...clientv3.Op) (*clientv3.T
 	if !resp.Succeeded {
 		return nil, t.fenced(ctx)
 	}
-	t.own.add(resp.Header.Revision)
+	if wrote(resp.Responses) { // else the revision is another's
+		t.own.add(resp.Header.Revision, false)
+	}
 	return resp, nil
+}
+
+// wrote reports whether operations of a transaction have made a revision.
+func wrote(responses []*pb.ResponseOp) bool {
+	return slices.ContainsFunc(responses, func(r *pb.ResponseOp) bool {
+		return r.GetResponsePut() != nil || r.GetResponseDeleteRange().GetDeleted() > 0 || wrote(r.GetResponseTxn().GetResponses())
+	})
 }
 
 // stillLeads asks the target whether this instance may still write.

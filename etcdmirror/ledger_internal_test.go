@@ -29,7 +29,7 @@ func TestTheLedgerForgetsNothing(t *testing.T) {
 			if withData {
 				data[head] = true
 			}
-			l.add(head)
+			l.add(head, full && withData)
 			switch {
 			case full && withData:
 				keyed.revs[head] = struct{}{}

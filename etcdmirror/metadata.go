@@ -25,9 +25,11 @@ import (
 //	/understudy/<name>/guarded/<key>  a key whose value was not written, with the reason
 //	/understudy/<name>/drift/<key>    a mirrored key that others changed or deleted at the target
 //	/understudy/<name>/own/<n>        a transaction of the mirror, mostly of a copy under way: its mod_revision is the mirror's own
+//	/understudy/<name>/repaired/<n>   a transaction of drcheck's repair: its mod_revision counts as the mirror's own
 //	/understudy/<name>/trip           the guard against mass deletion has stopped the mirror; approved by /understudy/<name>/approval
 //	/understudy/<name>/lease/<id>     a lease granted for the source's
 //	/understudy/<name>/election/<id>  a running instance; the oldest leads
+//	/understudy/<name>/check          what comparisons of the two sides found last (see drcheck.CheckRecord); the mirror leaves it alone
 const MetadataPrefix = keyspace.MetadataPrefix
 
 // Phase says how the target's kept state relates to the source.
@@ -170,6 +172,7 @@ func (n metaKeys) foreign() string    { return n.dir() + "foreign/" }
 func (n metaKeys) guarded() string    { return n.dir() + "guarded/" }
 func (n metaKeys) drift() string      { return n.dir() + "drift/" }
 func (n metaKeys) own() string        { return n.dir() + "own/" }
+func (n metaKeys) repaired() string   { return n.dir() + "repaired/" }
 func (n metaKeys) lease() string      { return n.dir() + "lease/" }
 func (n metaKeys) trip() string       { return n.dir() + "trip" }
 func (n metaKeys) approval() string   { return n.dir() + "approval" }

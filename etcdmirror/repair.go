@@ -120,6 +120,8 @@ func (d *drift) check(ctx context.Context, key string, source *mvccpb.KeyValue) 
 		if source.Lease != 0 && m.leases != nil {
 			return d.put(ctx, source, target) // its lease ran out while nobody kept it alive
 		}
+	case m.drifted[key] == "" && m.foreign[key]:
+		m.markDrift(key, DriftReplaced, target.ModRevision)
 	case m.drifted[key] == "":
 		m.markDrift(key, DriftChanged, target.ModRevision)
 	}

@@ -127,7 +127,7 @@ func (t *target) apply(ctx context.Context, changes []change, next Checkpoint, n
 		err := t.commit(ctx, part, record, info)
 		if errors.Is(err, errTooLarge) {
 			if err = t.deliver(ctx, part, partNote); err == nil {
-				err = t.learnOwn(ctx)
+				_, err = t.learnOwn(ctx)
 			}
 			if err == nil && i == len(parts)-1 {
 				err = t.commit(ctx, nil, record, info)
@@ -200,7 +200,7 @@ func (t *target) attempt(ctx context.Context, changes []change, keyed bool, note
 		case err == nil && resp.Succeeded:
 			// Those of a copy are told by the keys that they write. And metadata alone need not make a revision: then this one may be another's.
 			if inKeptSpace(changes) && (note.Part || !keyed) {
-				t.own.add(resp.Header.Revision)
+				t.own.add(resp.Header.Revision, keyed)
 			}
 			t.noteApplied(resp.Header.Revision, changes, note, began)
 			return nil
@@ -236,6 +236,13 @@ func (t *target) commit(ctx context.Context, changes []change, next Checkpoint, 
 		cleared = true
 		changes = append(changes[:len(changes):len(changes)], t.clearOwn())
 	}
+	var repairs map[int64]string
+	if len(changes) < 16 {
+		repairs = t.own.oldRepairs()
+		for _, key := range repairs {
+			changes = append(changes[:len(changes):len(changes)], change{key: key, del: true})
+		}
+	}
 	for attempt := (etcdrpc.Backoff{}); ; {
 		resp, err := t.txn(ctx, changes, &next)
 		rev := int64(0)
@@ -251,12 +258,13 @@ func (t *target) commit(ctx context.Context, changes []change, next Checkpoint, 
 		if err == nil {
 			t.mod.Store(rev)
 			t.record = next
-			t.own.add(rev)
+			t.own.add(rev, keyed)
 			if keyed {
 				t.own.noteKeyed(rev)
 			} else if cleared {
 				t.own.noteKeyed(0)
 			}
+			t.own.dropRepairs(repairs)
 			t.noteApplied(rev, changes, note, began)
 			if next.Phase == PhaseTail && !note.takeover { // a start tells its own story, see lead
 				t.track.saved(next.SourceRevision)
