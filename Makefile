@@ -36,6 +36,7 @@ fuzz:
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzRead$$' -fuzztime $(FUZZTIME) ./internal/kubemeta/
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzIntact$$' -fuzztime $(FUZZTIME) ./etcdmirror/
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzEncrypted$$' -fuzztime $(FUZZTIME) ./internal/kubemeta/
+	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzCompareObjects$$' -fuzztime $(FUZZTIME) ./drcheck/
 	go test -run '^$$' -fuzz '^FuzzParseEndpoints$$' -fuzztime $(FUZZTIME) ./examples/internal/connect/
 
 # The base copy beside etcdctl make-mirror, in one run. KEYS may be a list.

@@ -151,11 +151,14 @@ func (r *round) preflight(ctx context.Context) error {
 	if r.view == nil {
 		return nil
 	}
+	if err := r.view.matches(res.SourceClusterID, res.TargetClusterID, r.keys.Source, r.keys.Target, r.cfg.KeepID, r.transformID()); err != nil {
+		return err
+	}
 	if known := max(r.view.AppliedRevision, r.view.SourceHead); known > sourceRev {
 		return &Error{Kind: ErrOtherMirror, Side: "source", Detail: fmt.Sprintf("its revision is %d, the mirror has seen %d: it was restored from a backup", sourceRev, known),
 			Hint: "decide which side is right before anything is repaired"}
 	}
-	return r.view.matches(res.SourceClusterID, res.TargetClusterID, r.keys.Source, r.keys.Target, r.cfg.KeepID, r.transformID())
+	return nil
 }
 
 func (c *Checker) transformID() string {

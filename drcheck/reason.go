@@ -185,8 +185,13 @@ func namespaceOf(key string) string {
 	return segments[len(segments)-2]
 }
 
-// registry is the source's prefix of Kubernetes objects.
-func (c *Checker) registry() string { return cmp.Or(c.keys.Source, DefaultPrefix) }
+// registry is the source's prefix of Kubernetes objects, of which the check may cover a part.
+func (c *Checker) registry() string {
+	if c.keys.Source == "" || strings.HasPrefix(c.keys.Source, DefaultPrefix) {
+		return DefaultPrefix
+	}
+	return c.keys.Source
+}
 
 // explainDifferent asks what differs between two values, and whether the target's can be read.
 func (r *round) explainDifferent(ctx context.Context, d *Difference, source, target *mvccpb.KeyValue) {

@@ -35,7 +35,7 @@ const (
 
 // Repair carries out a plan: it puts what the source has now, and deletes what the target still has as it was checked.
 //
-// Every transaction compares the mirror's checkpoint and the keys with what was read just before, so it never writes over what the mirror or the target's
+// Every transaction compares the mirror's epoch and the keys with what was read just before, so it never writes over what the mirror or the target's
 // own cluster has written since, and none commits once the target is promoted (ErrPromoted). After an error the report says how far it came;
 // check and plan again to go on.
 func (c *Checker) Repair(ctx context.Context, plan *RepairPlan) (*RepairReport, error) {
@@ -165,7 +165,7 @@ func (c *Checker) readForRepair(ctx context.Context, steps []RepairStep) (fence 
 	case state.Phase == phasePromoted:
 		return nil, nil, promoted(c.cfg.Name, state.Epoch)
 	}
-	return []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(checkpoint), "=", record.ModRevision)}, kvs[:len(steps)], nil
+	return sameEpoch(record, state.Epoch), kvs[:len(steps)], nil
 }
 
 // repairTxn is a transaction of a repair under construction.
