@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -93,7 +94,7 @@ func (c Config) complete() (Config, *keyspace.Space, error) {
 //
 // With Config.Name the outcome is also recorded at the target for ReadVerdict; that it could not be recorded is logged, and no error either.
 func (c *Checker) Check(ctx context.Context) (*Result, error) {
-	r := &round{Checker: c, result: &Result{Mode: c.cfg.Mode, Began: time.Now().UTC(), Differences: []Difference{}, Resources: []ResourceCount{}}}
+	r := &round{Checker: c, counts: map[string]*ResourceCount{}, beyond: map[Class][]Difference{}, result: &Result{Mode: c.cfg.Mode, Began: time.Now().UTC(), Differences: []Difference{}, Resources: []ResourceCount{}}}
 	if err := r.preflight(ctx); err != nil {
 		return nil, err
 	}
@@ -117,12 +118,14 @@ func (c *Checker) Check(ctx context.Context) (*Result, error) {
 // round is one check under way.
 type round struct {
 	*Checker
-	result   *Result
-	view     *mirrorView // what the target told of the mirror when the check began; nil without a name
+	result *Result
+	view   *mirrorView  // what the target told of the mirror when the check began; nil without a name
+	bytes  atomic.Int64 // read of values
+
+	mu       sync.Mutex // for the first pass, in which several goroutines find suspects
 	suspects []suspect
-	bytes    atomic.Int64
 	counts   map[string]*ResourceCount
-	beyond   []Difference // of those, the first ones
+	beyond   map[Class][]Difference // some of those that are not looked at again
 }
 
 // preflight finds out whether the two sides can be compared, and the revisions to compare at.

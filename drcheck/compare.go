@@ -3,7 +3,6 @@ package drcheck
 import (
 	"bytes"
 	"context"
-	"sync"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"golang.org/x/sync/errgroup"
@@ -44,18 +43,11 @@ func (r *round) compare(ctx context.Context) error {
 	pin, tpin := kvstream.NewPin(begin, r.result.SourceRevision), kvstream.NewPin(tbegin, r.result.TargetRevision)
 	g, ctx := errgroup.WithContext(ctx)
 	windows := make(chan []pair)
-	var mu sync.Mutex
-	var different []suspect
 	if r.cfg.Mode == Content {
 		for range windowsAtOnce {
 			g.Go(func() error {
 				for w := range windows {
-					err := r.compareValues(ctx, w, pin, tpin, func(s suspect) {
-						mu.Lock()
-						defer mu.Unlock()
-						different = append(different, s)
-					})
-					if err != nil {
+					if err := r.compareValues(ctx, w, pin, tpin); err != nil {
 						return err
 					}
 				}
@@ -71,18 +63,11 @@ func (r *round) compare(ctx context.Context) error {
 		defer targets.Close()
 		return r.compareKeys(ctx, sources, targets, windows)
 	})
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	for _, s := range different {
-		r.suspect(s)
-	}
-	return nil
+	return g.Wait()
 }
 
 // compareKeys lists both sides and hands the keys that both have on, in windows, where values are compared.
 func (r *round) compareKeys(ctx context.Context, sources, targets *kvstream.Keys, windows chan<- []pair) error {
-	r.counts = map[string]*ResourceCount{}
 	res := r.result
 	var window []pair
 	flush := func() {
@@ -100,7 +85,7 @@ func (r *round) compareKeys(ctx context.Context, sources, targets *kvstream.Keys
 			pos++
 			if kept = r.keys.Kept(source.Key); kept {
 				res.SourceKeys++
-				r.countOf(string(source.Key)).Keys++
+				r.countKey(string(source.Key))
 			} else {
 				res.Filtered++
 			}
@@ -134,6 +119,8 @@ func (r *round) compareKeys(ctx context.Context, sources, targets *kvstream.Keys
 
 // suspect notes a key that differs.
 func (r *round) suspect(s suspect) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if len(r.suspects) < r.cfg.MaxRechecks {
 		r.suspects = append(r.suspects, s)
 		return
@@ -142,9 +129,15 @@ func (r *round) suspect(s suspect) {
 	d := r.difference(s)
 	r.countOf(s.key).add(d)
 	r.result.Count.add(d)
-	if len(r.beyond) < max(r.cfg.Limit, 0) {
-		r.beyond = append(r.beyond, d)
+	if list := r.beyond[d.Class]; len(list) < r.cfg.Limit {
+		r.beyond[d.Class] = append(list, d)
 	}
+}
+
+func (r *round) countKey(sourceKey string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.countOf(sourceKey).Keys++
 }
 
 // countOf is the summary line of a source key's resource.
@@ -164,8 +157,8 @@ type page struct {
 	kvs   []*mvccpb.KeyValue
 }
 
-// compareValues reads the values of a window from both sides, page by page, and tells which differ.
-func (r *round) compareValues(ctx context.Context, window []pair, pin, tpin *kvstream.Pin, differs func(suspect)) error {
+// compareValues reads the values of a window from both sides, page by page, and notes which differ.
+func (r *round) compareValues(ctx context.Context, window []pair, pin, tpin *kvstream.Pin) error {
 	g, ctx := errgroup.WithContext(ctx)
 	fetch := func(reader *kvstream.Reader, list kvstream.List, pin *kvstream.Pin) <-chan page {
 		pages := make(chan page)
@@ -202,7 +195,7 @@ func (r *round) compareValues(ctx context.Context, window []pair, pin, tpin *kvs
 			source, target := s.kvs[i-s.first], t.kvs[i-t.first]
 			r.bytes.Add(int64(len(source.GetValue()) + len(target.GetValue())))
 			if class := r.classify(ctx, window[i].key, source, target); class != "" {
-				differs(suspect{key: window[i].key, class: class, source: source.GetModRevision(), target: target.GetModRevision()})
+				r.suspect(suspect{key: window[i].key, class: class, source: source.GetModRevision(), target: target.GetModRevision()})
 			}
 		}
 		return nil

@@ -33,11 +33,8 @@ func (r *round) finish(ctx context.Context) error {
 		res.Count.add(d)
 		byClass[d.Class] = append(byClass[d.Class], d)
 	}
-	for _, d := range r.beyond {
-		byClass[d.Class] = append(byClass[d.Class], d)
-	}
 	for _, class := range Classes {
-		list := byClass[class]
+		list := append(byClass[class], r.beyond[class]...)
 		slices.SortFunc(list, func(a, b Difference) int { return cmp.Compare(a.Key, b.Key) })
 		list = list[:min(len(list), max(r.cfg.Limit, 0))]
 		if err := r.lookInto(ctx, list); err != nil {
