@@ -180,6 +180,19 @@ func TestP5ADeletionDuringACopyOutlivesTheTerm(t *testing.T) {
 	})
 }
 
+// What a guard keeps away is guarded, and no drift: also where keys are compared because a copy could not tell what was deleted while it ran.
+func TestAGuardedKeyHasNotDrifted(t *testing.T) {
+	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
+	p.put(p.source, key(0), "poison")
+	p.put(p.source, key(1), "v")
+	r := p.start(etcdmirror.Config{Guards: []etcdmirror.Guard{poisonGuard}, Unchecked: true})
+	p.sync(r)
+	p.eventually(r, "end of the comparison", func(etcdmirror.Status) bool { return !p.metadata().Checkpoint.Unscanned })
+	if s, md := r.Status(), p.metadata(); s.Drifted != 0 || len(md.Drift) != 0 || s.Guarded != 1 {
+		t.Errorf("%d drifted, %d guarded; noted %+v", s.Drifted, s.Guarded, md.Drift)
+	}
+}
+
 // A key of the target's own that its cluster deletes in the middle of a copy is forgotten.
 func TestP5AKeyThatVanishesDuringACopy(t *testing.T) {
 	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})

@@ -2,6 +2,7 @@ package etcdmirror_test
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -101,6 +102,161 @@ func TestAnIdleSourceIsNotStalled(t *testing.T) {
 	p.eventually(r, "contact with the idle source", func(s etcdmirror.Status) bool { return s.SourceContact.Sub(began) > 2*stall })
 	if s := r.Status(); s.State != etcdmirror.StateTail || s.Reconnects > 0 {
 		t.Errorf("status %q %q, %d reconnects", s.State, s.Reason, s.Reconnects)
+	}
+}
+
+// A source without any write is asked all the same, and the checkpoint tells when: the target alone can say until when nothing was lost. It costs no more than a transaction per interval.
+func TestIdleContactIsSaved(t *testing.T) {
+	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
+	for i := range 5 {
+		p.put(p.source, key(i), "v")
+	}
+	const interval = 100 * time.Millisecond
+	r := p.start(etcdmirror.Config{ProgressInterval: 20 * time.Millisecond, CheckpointInterval: interval})
+	p.sync(r)
+	began, sourceRevision := time.Now(), p.revisionOf(p.source)
+	before, targetRevision := p.metadata().Checkpoint, p.revisionOf(p.target)
+	keys := p.get(p.target, "/registry/")
+	last := before.SourceHeadAt
+	for n := range 3 {
+		p.eventually(r, "contact in the checkpoint", func(etcdmirror.Status) bool { return p.metadata().Checkpoint.SourceHeadAt.After(last) })
+		c := p.metadata().Checkpoint
+		if c.SourceHeadAt.Sub(last) < interval/2 {
+			t.Errorf("save %d: the source was contacted at %v and at %v", n, last, c.SourceHeadAt)
+		}
+		if c.Phase != etcdmirror.PhaseTail || c.SourceRevision != before.SourceRevision || c.SourceHead != before.SourceHead {
+			t.Errorf("the checkpoint was %+v and is %+v", before, c)
+		}
+		last = c.SourceHeadAt
+	}
+	r.stop()
+	// The timer that saves begins anew after each save.
+	if grown, most := p.revisionOf(p.target)-targetRevision, int64(time.Since(began)/interval)+3; grown > most {
+		t.Errorf("the target's revision rose by %d in %v", grown, time.Since(began))
+	}
+	if rev := p.revisionOf(p.source); rev != sourceRevision {
+		t.Errorf("the source's revision was %d and is %d", sourceRevision, rev)
+	}
+	after := p.get(p.target, "/registry/")
+	for k, kv := range keys {
+		if after[k] == nil || after[k].ModRevision != kv.ModRevision {
+			t.Errorf("key %q was written again", k)
+		}
+	}
+	if len(after) != len(keys) {
+		t.Errorf("the target had %d keys and has %d", len(keys), len(after))
+	}
+
+	// Where there is no contact, none is saved.
+	applied := make(chan struct{}, 1000)
+	r = p.start(etcdmirror.Config{ProgressInterval: time.Hour, StallTimeout: 2 * time.Hour, CheckpointInterval: 10 * time.Millisecond, Hooks: etcdmirror.Hooks{Applied: func(etcdmirror.AppliedInfo) { applied <- struct{}{} }}})
+	p.sync(r)
+	time.Sleep(200 * time.Millisecond) // for what must not happen
+	r.stop()
+	if n := len(applied); n > 10 {
+		t.Errorf("%d transactions without contact", n)
+	}
+}
+
+// heldWatch is a watch whose events wait, while everything else goes on.
+type heldWatch struct {
+	grpc.ClientStream
+	pause time.Duration   // before the answer that the watch exists
+	until <-chan struct{} // for events
+}
+
+func (w *heldWatch) RecvMsg(m any) error {
+	err := w.ClientStream.RecvMsg(m)
+	if resp, ok := m.(*pb.WatchResponse); ok && err == nil {
+		switch {
+		case len(resp.Events) > 0:
+			select {
+			case <-w.until:
+			case <-w.Context().Done():
+			}
+		case resp.Created:
+			time.Sleep(w.pause)
+		}
+	}
+	return err
+}
+
+// A mirror that begins between the parts of a source revision, and waits for its rest, saves that it has contact, and not that it has all.
+func TestP9IdleContactClaimsNothing(t *testing.T) {
+	p := newPair(t, embedetcd.Options{MaxTxnOps: 1000}, embedetcd.Options{MaxTxnOps: 8, MaxRequestBytes: 64 << 10})
+	p.put(p.source, key(0), "v")
+	ctx, stop := context.WithCancel(p.ctx)
+	defer stop()
+	parts := 0
+	cfg := etcdmirror.Config{Name: "test", Unchecked: true, SessionTTL: time.Second, Hooks: etcdmirror.Hooks{Applied: func(i etcdmirror.AppliedInfo) {
+		if i.Part && i.Puts > 0 {
+			parts++
+			stop()
+		}
+	}}}
+	m, err := etcdmirror.New(p.source, p.target, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	if err := m.WaitForRevision(p.ctx, p.revisionOf(p.source)); err != nil {
+		t.Fatal(err)
+	}
+	ops := make([]clientv3.Op, 400)
+	for i := range ops {
+		ops[i] = clientv3.OpPut(key(i), strings.Repeat("y", 1000))
+	}
+	if _, err := p.source.Txn(p.ctx).Then(ops...).Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil || parts == 0 {
+		t.Fatalf("%v after %d parts", err, parts)
+	}
+	before := p.metadata().Checkpoint
+	if before.Phase != etcdmirror.PhasePartial {
+		t.Fatalf("the mirror was stopped in phase %s", before.Phase)
+	}
+
+	release := make(chan struct{})
+	const interval = 20 * time.Millisecond
+	client := p.sourceCluster.ClientConfig()
+	client.DialOptions = append(client.DialOptions, grpc.WithChainStreamInterceptor(
+		func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			s, err := streamer(ctx, desc, cc, method, opts...)
+			if err == nil && strings.HasSuffix(method, "/Watch") {
+				s = &heldWatch{s, interval, release}
+			}
+			return s, err
+		}))
+	direct := p.source
+	p.source = connect(t, client)
+	saves := p.target.Watch(p.ctx, etcdmirror.MetadataPrefix+"test/checkpoint")
+	r := p.start(etcdmirror.Config{CheckpointInterval: interval})
+	p.source = direct
+	var first, c etcdmirror.Checkpoint // of this term
+	for !c.SourceHeadAt.After(first.SourceHeadAt) {
+		for _, event := range (<-saves).Events {
+			c = etcdmirror.Checkpoint{}
+			if err := json.Unmarshal(event.Kv.Value, &c); err != nil {
+				t.Fatal(err)
+			}
+			if first.Writer == "" {
+				first = c
+			}
+			if c.Writer == before.Writer || c.Phase != etcdmirror.PhasePartial || c.SourceRevision != before.SourceRevision {
+				t.Fatalf("the checkpoint claims phase %s at revision %d; a part of revision %d is missing", c.Phase, c.SourceRevision, before.SourceRevision+1)
+			}
+		}
+		if p.ctx.Err() != nil {
+			t.Fatalf("no contact was saved; status %+v", r.Status())
+		}
+	}
+	close(release)
+	p.sync(r)
+	p.mustEqual("/registry/", nil)
+	if c := p.metadata().Checkpoint; c.Phase != etcdmirror.PhaseTail {
+		t.Errorf("phase %s", c.Phase)
 	}
 }
 

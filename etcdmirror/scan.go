@@ -88,7 +88,9 @@ func (d *drift) endScan(ctx context.Context) error {
 		kind DriftKind
 	}{{s.changed, DriftChanged}, {s.deleted, DriftDeleted}} {
 		for _, key := range found.keys {
-			m.markDrift(key, found.kind, s.target)
+			if m.guarded[key] == "" { // a guarded key is not at the target, or old there, by the mirror's own doing
+				m.markDrift(key, found.kind, s.target)
+			}
 			d.look(key, 0)
 		}
 	}

@@ -117,13 +117,19 @@ func (m *Mirror) drainWatch(ctx context.Context, w *watch, seen *int64, attempt 
 // watchedBehind is how far the noted position of the target may be ahead of the saved one before it is worth a transaction of its own.
 const watchedBehind = 1000
 
-// saveProgress writes a checkpoint without data.
+// saveProgress writes a checkpoint without data: of what is applied, of the target's position, or, with a source that is idle, of its having been asked lately.
 func (m *Mirror) saveProgress(ctx context.Context, seen int64) error {
-	if seen <= m.writer.record.SourceRevision && m.writer.own.position() < m.writer.record.Watched+watchedBehind {
+	record := m.writer.record
+	if seen > record.SourceRevision {
+		return m.saveTail(ctx, nil, Checkpoint{Phase: PhaseTail, SourceRevision: seen}, AppliedInfo{SourceRevision: seen})
+	}
+	// Contacts and saves beat at intervals of their own: asked for a whole interval, every other save would just miss it.
+	contacted := m.track.status().SourceContact.Sub(record.SourceHeadAt) >= m.cfg.CheckpointInterval/2
+	if !contacted && m.writer.own.position() < record.Watched+watchedBehind {
 		return nil
 	}
-	next := Checkpoint{Phase: PhaseTail, SourceRevision: max(seen, m.writer.record.SourceRevision)}
-	return m.saveTail(ctx, nil, next, AppliedInfo{SourceRevision: next.SourceRevision})
+	next := m.writer.within() // a revision of which a part is applied stays one
+	return m.saveTail(ctx, nil, next, AppliedInfo{SourceRevision: next.SourceRevision, Bulk: next.Bulk})
 }
 
 // saveTail commits changes and a checkpoint, together with what is noted of the target.
