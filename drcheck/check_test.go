@@ -48,7 +48,7 @@ func oracle(source, target map[string]string, cfg drcheck.Config, to func(string
 func TestAgainstAMap(t *testing.T) {
 	s := newSides(t)
 	prefix := 0
-	schedules(t, 12, func(t *testing.T, _ uint64, rng *rand.Rand) {
+	schedules(t, 8, func(t *testing.T, _ uint64, rng *rand.Rand) {
 		prefix++
 		cfg := drcheck.Config{Prefix: fmt.Sprintf("/s%d/", prefix), Settle: 30 * time.Millisecond, Mode: []drcheck.Mode{drcheck.Content, drcheck.KeysOnly}[rng.IntN(2)]}
 		to := func(key string) string { return key }
@@ -61,7 +61,7 @@ func TestAgainstAMap(t *testing.T) {
 		}
 		cfg.Limit = []int{0, 3, 100_000}[rng.IntN(3)]
 		source, target := map[string]string{}, map[string]string{}
-		n := []int{0, 1, 50, 3000, 40_000}[rng.IntN(5)]
+		n := []int{0, 1, 50, 3000, 20_000}[rng.IntN(5)]
 		for i := range n {
 			key := fmt.Sprintf("%s%s/ns%d/name%06d", cfg.Prefix, []string{"pods", "secrets", "apps.example.com/things"}[rng.IntN(3)], rng.IntN(5), i)
 			value := fmt.Sprint("value ", rng.Uint64())

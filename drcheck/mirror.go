@@ -62,6 +62,7 @@ type mirrorIdentity struct {
 	sourceID, targetID         string // hexadecimal
 	sourcePrefix, targetPrefix string
 	keepID, transformID        string
+	leases                     bool // leases are mirrored
 }
 
 // exact reports whether the target's kept state equals the source's at AppliedRevision, but for marked keys and, in phase partial, a part of the revision after it.
@@ -225,12 +226,13 @@ func (id *mirrorIdentity) decode(kv *mvccpb.KeyValue) error {
 		TargetPrefix    string `json:"targetPrefix"`
 		KeepID          string `json:"keepID"`
 		TransformID     string `json:"transformID"`
+		Leases          bool   `json:"leases"`
 	}
 	if err := decodeRecord(kv, &record, func() int { return record.Version }); err != nil {
 		return err
 	}
 	*id = mirrorIdentity{sourceID: record.SourceClusterID, targetID: record.TargetClusterID, sourcePrefix: record.SourcePrefix,
-		targetPrefix: record.TargetPrefix, keepID: record.KeepID, transformID: record.TransformID}
+		targetPrefix: record.TargetPrefix, keepID: record.KeepID, transformID: record.TransformID, leases: record.Leases}
 	return nil
 }
 
@@ -294,7 +296,7 @@ func (v *mirrorView) emptyRecord() CheckRecord {
 // checks returns the record of checks if it is about this mirror, else an empty one.
 func (v *mirrorView) checks() CheckRecord {
 	empty := v.emptyRecord()
-	if v.lastCheck == nil || v.Phase == phaseArmed {
+	if v.lastCheck == nil {
 		return empty
 	}
 	bare := *v.lastCheck
@@ -340,7 +342,6 @@ func writeCheck(ctx context.Context, client *clientv3.Client, timeout time.Durat
 			return err
 		}
 		same := append(sameEpoch(kvs[0], v.Epoch),
-			clientv3.Compare(clientv3.CreateRevision(dir+"checkpoint"), "=", v.checkpointCreated),
 			clientv3.Compare(clientv3.ModRevision(dir+"identity"), "=", v.identityRevision),
 			clientv3.Compare(clientv3.ModRevision(dir+"check"), "=", kvs[2].GetModRevision()))
 		resp, err = etcdrpc.Do(ctx, timeout, func(ctx context.Context) (*clientv3.TxnResponse, error) {

@@ -69,7 +69,7 @@ type RepairPlan struct {
 
 // PlanRepair says what a repair of a result's differences would do. It writes nothing.
 func (c *Checker) PlanRepair(ctx context.Context, result *Result, opts RepairOptions) (*RepairPlan, error) {
-	if err := c.mayRepair(ctx, result.SourceClusterID, result.TargetClusterID); err != nil {
+	if _, err := c.mayRepair(ctx, result.SourceClusterID, result.TargetClusterID); err != nil {
 		return nil, err
 	}
 	deletable, err := chosenDeletes(result, opts)

@@ -229,7 +229,20 @@ func TestReasonExpired(t *testing.T) {
 	if _, err := s.target.Revoke(s.ctx, lease.ID); err != nil {
 		t.Fatal(err)
 	}
-	mustDiffer(t, s.check(drcheck.Config{Name: "test"}), key, drcheck.Missed, drcheck.ReasonExpired)
+	c := s.checker(drcheck.Config{Name: "test"})
+	result, err := c.Check(s.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustDiffer(t, result, key, drcheck.Missed, drcheck.ReasonExpired)
+	// Put without its lease it would stay for ever.
+	plan, err := c.PlanRepair(s.ctx, result, drcheck.RepairOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report, err := c.Repair(s.ctx, plan); err != nil || report.Put != 0 || len(report.Skipped) != 1 {
+		t.Errorf("%v, %+v", err, report)
+	}
 }
 
 // Without a name nothing is known of a mirror; the keys are compared all the same.

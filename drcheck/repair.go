@@ -41,29 +41,31 @@ const (
 func (c *Checker) Repair(ctx context.Context, plan *RepairPlan) (*RepairReport, error) {
 	report := &RepairReport{Began: time.Now().UTC(), Skipped: []RepairStep{}, Left: len(plan.Steps)}
 	defer func() { report.Ended = time.Now().UTC() }()
-	if err := c.mayRepair(ctx, plan.SourceClusterID, plan.TargetClusterID); err != nil {
+	view, err := c.mayRepair(ctx, plan.SourceClusterID, plan.TargetClusterID)
+	if err != nil {
 		return report, err
 	}
+	leases := view != nil && view.leases
 	for batch := range slices.Chunk(plan.Steps, repairKeys) {
-		if err := c.repairBatch(ctx, batch, report); err != nil {
+		if err := c.repairBatch(ctx, batch, leases, report); err != nil {
 			return report, err
 		}
 	}
 	return report, nil
 }
 
-// mayRepair refuses other clusters than those that were checked, a target that is promoted, and one whose mirror is not named.
-func (c *Checker) mayRepair(ctx context.Context, wantSource, wantTarget string) error {
+// mayRepair refuses other clusters than those that were checked, a target that is promoted, and one whose mirror is not named. It returns what the target tells of the mirror; nil without a name.
+func (c *Checker) mayRepair(ctx context.Context, wantSource, wantTarget string) (*mirrorView, error) {
 	for _, side := range []struct {
 		name, prefix, want string
 		client             *clientv3.Client
 	}{{"source", c.keys.Source, wantSource, c.source}, {"target", c.keys.Target, wantTarget, c.target}} {
 		id, _, err := c.head(ctx, side.client, side.name, side.prefix)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if clusterID(id) != side.want {
-			return &Error{Kind: ErrOtherMirror, Side: side.name, Detail: fmt.Sprintf("cluster %s answers, checked was %s", clusterID(id), side.want), Hint: "check again"}
+			return nil, &Error{Kind: ErrOtherMirror, Side: side.name, Detail: fmt.Sprintf("cluster %s answers, checked was %s", clusterID(id), side.want), Hint: "check again"}
 		}
 	}
 	resp, err := etcdrpc.Do(ctx, c.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.GetResponse, error) {
@@ -71,20 +73,20 @@ func (c *Checker) mayRepair(ctx context.Context, wantSource, wantTarget string) 
 	})
 	switch {
 	case err != nil:
-		return unavailable("target", "reading "+keyspace.MetadataPrefix, err)
+		return nil, unavailable("target", "reading "+keyspace.MetadataPrefix, err)
 	case c.cfg.Name == "" && len(resp.Kvs) > 0:
-		return &Error{Kind: ErrConfig, Side: "target", Detail: "Name is empty, and a mirror writes to the target", Hint: "set Name, so that the repair is fenced as the mirror is"}
+		return nil, &Error{Kind: ErrConfig, Side: "target", Detail: "Name is empty, and a mirror writes to the target", Hint: "set Name, so that the repair is fenced as the mirror is"}
 	case c.cfg.Name == "":
-		return nil
+		return nil, nil
 	}
 	view, err := readMirror(ctx, c.target, c.cfg.RequestTimeout, c.cfg.Name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if view.Phase == phasePromoted {
-		return promoted(c.cfg.Name, view.Epoch)
+		return nil, promoted(c.cfg.Name, view.Epoch)
 	}
-	return view.matches(wantSource, wantTarget, c.keys.Source, c.keys.Target, c.cfg.KeepID, c.transformID())
+	return view, view.matches(wantSource, wantTarget, c.keys.Source, c.keys.Target, c.cfg.KeepID, c.transformID())
 }
 
 func promoted(name string, epoch int64) error {
@@ -93,7 +95,7 @@ func promoted(name string, epoch int64) error {
 }
 
 // repairBatch carries out some steps, in one transaction or, where values are large or objects are replaced, in several.
-func (c *Checker) repairBatch(ctx context.Context, steps []RepairStep, report *RepairReport) error {
+func (c *Checker) repairBatch(ctx context.Context, steps []RepairStep, leases bool, report *RepairReport) error {
 	for attempt := (etcdrpc.Backoff{}); len(steps) > 0; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -111,7 +113,7 @@ func (c *Checker) repairBatch(ctx context.Context, steps []RepairStep, report *R
 			return err
 		}
 		sources := found(resp)
-		t := repairTxn{compare: fence}
+		t := repairTxn{compare: fence, leases: leases}
 		taken := 0
 		for i, step := range steps {
 			if !t.take(ctx, c, step, sources[i], targets[i]) {
@@ -170,6 +172,7 @@ func (c *Checker) readForRepair(ctx context.Context, steps []RepairStep) (fence 
 
 // repairTxn is a transaction of a repair under construction.
 type repairTxn struct {
+	leases        bool // the mirror keeps leases
 	compare       []clientv3.Cmp
 	ops           []clientv3.Op
 	bytes         int
@@ -203,8 +206,8 @@ func (t *repairTxn) take(ctx context.Context, c *Checker, step RepairStep, sourc
 		return skip("the source has it no more")
 	case target != nil && c.equal(ctx, step.SourceKey, source.Value, target.Value):
 		return skip("it is right by now")
-	case source.Lease != 0 && c.cfg.Name != "":
-		return skip("it has a lease at the source, which the mirror alone keeps alive")
+	case source.Lease != 0 && t.leases:
+		return skip("it has a lease at the source: the mirror puts it back, and keeps its lease")
 	}
 	value := source.Value
 	if c.cfg.Transform != nil {

@@ -85,7 +85,7 @@ func (s *sides) damage(n int, rng *rand.Rand) map[string]drcheck.Class {
 // TestNoFalseAlarmUnderTraffic checks again and again while the source changes as fast as it can, and the mirror follows, stops, starts and copies:
 // what a check reports is what was damaged, no key more and none less.
 func TestNoFalseAlarmUnderTraffic(t *testing.T) {
-	schedules(t, 2, func(t *testing.T, seed uint64, rng *rand.Rand) {
+	schedules(t, 1, func(t *testing.T, seed uint64, rng *rand.Rand) {
 		s := newSides(t)
 		all := map[string]string{}
 		for i := range 2000 {
@@ -159,7 +159,7 @@ func TestNoFalseAlarmUnderTraffic(t *testing.T) {
 func TestCompactionDuringTheCheck(t *testing.T) {
 	s := newSides(t)
 	all := map[string]string{}
-	for i := range 30_000 {
+	for i := range 20_000 {
 		all[fmt.Sprintf("/registry/secrets/still/%05d", i)] = fmt.Sprint("value ", i)
 	}
 	s.fill(s.source, all)

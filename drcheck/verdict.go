@@ -91,7 +91,7 @@ type Verdict struct {
 	DriftUnlisted bool `json:"driftUnlisted,omitempty"`
 	// Tripped is set when the mirror's guard against mass deletion had stopped it: AppliedRevision stays behind until somebody approves.
 	Tripped bool `json:"tripped,omitempty"`
-	// HoldsUntil is the latest moment of which it is known that all that the source had committed by then is at the target; zero: there is none.
+	// HoldsUntil is the latest moment of which it is known that all that the source had committed by then is at the target, but for the keys counted above; zero: there is none.
 	// HoldsBy says where that is known from: see the By constants.
 	HoldsUntil time.Time `json:"holdsUntil,omitzero"`
 	HoldsBy    HoldsBy   `json:"holdsBy,omitempty"`
@@ -213,7 +213,8 @@ type Loss struct {
 // Loss says what is lost at most if the source took its last write at the time of the disaster; the zero time stands for Now.
 //
 // Since is HoldsUntil, the bound that holds whether the mirror was behind or not. If it had applied all it saw, Since is when it last heard of the source; if not, the time at which the source's
-// revision is known to have been one that is applied now. AppliedAt is no bound, see there. Three things limit what Since promises: it is by the clock of the mirror's host, or the checker's
+// revision is known to have been one that is applied now. AppliedAt is no bound: a mirror that is catching up writes
+// checkpoints now for what the source did hours ago. Three things limit what Since promises: it is by the clock of the mirror's host, or the checker's
 // (HoldsBy), so that Window is as wrong as that clock is against the disaster's; what the mirror heard may be older by the time that the answer took, and by what the answering member
 // of the source lagged behind the others, usually milliseconds; and it is about the mirror's own writing, not about the marked keys, or what others did at the target since.
 func (v *Verdict) Loss(disaster time.Time) Loss {
@@ -254,7 +255,7 @@ func (v *Verdict) WriteText(w io.Writer) error {
 		}
 	}
 	if v.DriftUnlisted {
-		line("  More may have drifted than is counted.")
+		line("  more may have drifted than is counted")
 	}
 	v.writeLoss(line)
 	v.writeChecks(line)
@@ -317,16 +318,14 @@ func (v *Verdict) writeLoss(line func(string, ...any)) {
 	default:
 		line("  what the copy had not brought yet of the %s after revision %d that the mirror saw", plural(v.MissingRevisions, "revision"), v.AppliedRevision)
 	}
-	switch {
-	case v.HoldsUntil.IsZero() && exact:
+	switch from := map[HoldsBy]string{ByMirror: "the mirror's last contact", ByHistory: "by an earlier checkpoint", ByCheck: "by a check"}[v.HoldsBy]; {
+	case !v.HoldsUntil.IsZero():
+		line("  what the primary wrote after %s (%s): %s until now, less if it failed earlier", stamp(v.HoldsUntil), from, upwards(v.Loss(v.Now).Window))
+	case exact:
 		line("  what the primary wrote after revision %d: when it did so is not known", v.AppliedRevision)
-		return
-	case v.HoldsUntil.IsZero():
+	default:
 		line("  what the primary wrote at any time: no moment is known at which the standby held everything")
-		return
 	}
-	from := map[HoldsBy]string{ByMirror: "the mirror's last contact", ByHistory: "by an earlier checkpoint", ByCheck: "by a check"}[v.HoldsBy]
-	line("  what the primary wrote after %s (%s): %s until now, less if it failed earlier", stamp(v.HoldsUntil), from, upwards(v.Loss(v.Now).Window))
 }
 
 func (v *Verdict) writeChecks(line func(string, ...any)) {
