@@ -39,10 +39,11 @@ fuzz:
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzCompareObjects$$' -fuzztime $(FUZZTIME) ./drcheck/
 	go test -run '^$$' -fuzz '^FuzzParseEndpoints$$' -fuzztime $(FUZZTIME) ./examples/internal/connect/
 
-# The base copy beside etcdctl make-mirror, in one run. KEYS may be a list.
+# The base copy beside etcdctl make-mirror, or the check beside plain reading (MEASURE=check), in one run. KEYS may be a list.
+MEASURE ?= copy
 KEYS ?= 20000
 bench:
-	cd internal/bench && go run . -keys $(KEYS)
+	cd internal/bench && go run . -measure $(MEASURE) -keys $(KEYS)
 
 tidy:
 	go mod tidy -diff

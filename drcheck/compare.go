@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// windowKeys is how many keys that both sides have are put together before their values are read. A window of names of 100 bytes takes 3 MB.
-	windowKeys = 16384
+	// windowKeys is how many keys that both sides have are put together before their values are read. Its page sizes start anew in each.
+	windowKeys = 4096
 	// windowsAtOnce is how many windows' values are read side by side, each in pages of both sides.
 	windowsAtOnce = 2
 )

@@ -89,7 +89,7 @@ func TestBenchmarkEndToEnd(t *testing.T) {
 
 func TestFlagsThatCannotBe(t *testing.T) {
 	for _, c := range []struct{ arg, want string }{
-		{"-keys=20000,x", `"x"`}, {"-keys=0", `"0"`}, {"-runs=0", "-runs"}, {"-timeout=0", "-timeout"}, {"-in-flight=-1", "-in-flight"}, {"stray", `"stray"`},
+		{"-keys=20000,x", `"x"`}, {"-keys=0", `"0"`}, {"-runs=0", "-runs"}, {"-timeout=0", "-timeout"}, {"-in-flight=-1", "-in-flight"}, {"-measure=speed", `"speed"`}, {"stray", `"stray"`},
 	} {
 		if err := run(t.Context(), []string{c.arg}, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want an error with %s", c.arg, err, c.want)
@@ -238,16 +238,16 @@ func TestFiguresOfTheReport(t *testing.T) {
 	s := size{Keys: 100, IdleRSS: 30e6}
 	for run, times := range [][4]float64{{1, 20, 0.8, 0.9}, {2, 60, 1.6, 1.5}} { // the machine was slower in the second
 		for i, name := range []string{roleUnderstudy, roleMakeMirror, writerShapes[0].String(), writerShapes[1].String()} {
-			s.Samples = append(s.Samples, sample{Contender: name, Run: run + 1, Keys: 100, Seconds: times[i], PeakRSS: 80e6, CPUSeconds: 1})
+			s.Samples = append(s.Samples, sample{Contender: name, Run: run + 1, Keys: 100, cost: cost{Seconds: times[i], PeakRSS: 80e6, CPUSeconds: 1}})
 		}
 	}
-	r := &result{Runs: 2, Machine: machine{CPUs: 2}, Sizes: []size{s}}
+	r := &result{measure: copyMeasurement, Runs: 2, Machine: machine{CPUs: 2}, Sizes: []size{s}}
 	rows := r.rows()
 	// 20 and 30 times make-mirror; 0.8/1 and 1.5/2 of the better writer.
 	want := []string{"100", "understudy", "1.50 (1.00 to 2.00)", "75", "25.0 (20.0 to 30.0)", "0.78 (0.75 to 0.80)", "1.00", "0.00", "80 (80 to 80)", "50"}
 	for i := range want {
 		if rows[0][i] != want[i] {
-			t.Errorf("%s: %q, want %q", columns[i], rows[0][i], want[i])
+			t.Errorf("%s: %q, want %q", copyColumns[i], rows[0][i], want[i])
 		}
 	}
 	if got := rows[2][8]; got != "-" {

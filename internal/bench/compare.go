@@ -17,10 +17,12 @@ import (
 // pageKeys: the server counts the rest of the range for each page, so few large pages are cheaper. The data set's mean value has 2.3 KiB.
 const pageKeys = 4000
 
-// keepFunc is what takes part in a copy: what the default filter keeps, or everything.
+func everything([]byte) bool { return true }
+
+// keepFunc is what takes part: what the default filter keeps, or everything.
 func keepFunc(filter bool) (func(key []byte) bool, error) {
 	if !filter {
-		return func([]byte) bool { return true }, nil
+		return everything, nil
 	}
 	f, err := keyfilter.New(keyfilter.Config{})
 	if err != nil {
@@ -42,7 +44,7 @@ type cursor struct {
 }
 
 func newCursor(client *clientv3.Client, keep func([]byte) bool, opts ...clientv3.OpOption) *cursor {
-	opts = append(opts, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithLimit(pageKeys))
+	opts = append([]clientv3.OpOption{clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithLimit(pageKeys)}, opts...)
 	return &cursor{client: client, keep: keep, opts: opts, from: prefix}
 }
 
@@ -82,25 +84,40 @@ func (c *cursor) turn(ctx context.Context) error {
 
 // census counts the kept keys of a source.
 func census(ctx context.Context, client *clientv3.Client, keep func([]byte) bool) (keys int, err error) {
-	c := newCursor(client, keep, clientv3.WithKeysOnly())
-	for {
-		kv, err := c.next(ctx)
-		if err != nil || kv == nil {
-			return keys, err
-		}
-		keys++
+	all, err := weigh(ctx, client, keep, clientv3.WithKeysOnly())
+	return all.keys, err
+}
+
+// content is what was read, or found equal.
+type content struct {
+	keys   int
+	bytes  int64 // of keys and values
+	values int64 // bytes of values
+}
+
+func (c *content) add(kvs ...*mvccpb.KeyValue) {
+	c.keys += len(kvs)
+	for _, kv := range kvs {
+		c.values += int64(len(kv.Value))
+		c.bytes += int64(len(kv.Key) + len(kv.Value))
 	}
 }
 
-// content is what a comparison found equal.
-type content struct {
-	keys  int
-	bytes int64 // of keys and values
+// weigh reads the kept pairs of one side.
+func weigh(ctx context.Context, client *clientv3.Client, keep func([]byte) bool, opts ...clientv3.OpOption) (all content, err error) {
+	c := newCursor(client, keep, opts...)
+	for {
+		kv, err := c.next(ctx)
+		if err != nil || kv == nil {
+			return all, err
+		}
+		all.add(kv)
+	}
 }
 
 // compare holds all pairs of the target below the prefix against the kept ones of the source. It returns an error that counts the differences and names the first.
 func compare(ctx context.Context, source, target *clientv3.Client, keep func([]byte) bool) (equal content, err error) {
-	a, b := newCursor(source, keep), newCursor(target, func([]byte) bool { return true })
+	a, b := newCursor(source, keep), newCursor(target, everything)
 	var s, t *mvccpb.KeyValue
 	var missed, surplus, different int
 	first := ""
@@ -134,8 +151,7 @@ func compare(ctx context.Context, source, target *clientv3.Client, keep func([]b
 		case !bytes.Equal(s.Value, t.Value):
 			note(&different, "different", s)
 		default:
-			equal.keys++
-			equal.bytes += int64(len(s.Key) + len(s.Value))
+			equal.add(s)
 		}
 		nextS, nextT = side <= 0, side >= 0
 	}

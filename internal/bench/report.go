@@ -15,8 +15,9 @@ import (
 	"go.etcd.io/etcd/api/v3/version"
 )
 
-// result is what one benchmark found out. Its JSON form is base-copy.json.
+// result is what one benchmark found out. Its JSON form is base-copy.json or check.json.
 type result struct {
+	measure  measurement
 	Began    time.Time `json:"began"`
 	Machine  machine   `json:"machine"`
 	Runs     int       `json:"runs"`
@@ -56,7 +57,7 @@ func newResult(cfg config, dir string) (*result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("-dir: %w", err)
 	}
-	return &result{Began: time.Now().UTC().Truncate(time.Second), Runs: cfg.runs, Filter: cfg.filter,
+	return &result{measure: cfg.measure, Began: time.Now().UTC().Truncate(time.Second), Runs: cfg.runs, Filter: cfg.filter,
 		Machine:  machine{OS: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), Go: runtime.Version(), Etcd: version.Version, Tmpfs: tmpfs},
 		Settings: settings{cfg.engine.batchOps, cfg.engine.batchBytes, cfg.engine.inFlight},
 	}, nil
@@ -93,18 +94,21 @@ func (s size) of(contender string, figure func(sample) float64) (values []float6
 // rate is what is compared, so that contenders that copy different numbers of keys can be.
 func rate(x sample) float64 { return float64(x.Keys) / x.Seconds }
 
-// limits are the target's own best rates, one per run.
-func (s size) limits() []float64 {
-	var best []float64
-	for _, shape := range writerShapes {
-		for i, r := range s.of(shape.String(), rate) {
-			if i == len(best) {
-				best = append(best, 0)
+// across picks one rate of the contenders for each run, such as the best.
+func (s size) across(contenders []string, pick func([]float64) float64) (picked []float64) {
+	var runs [][]float64
+	for _, name := range contenders {
+		for i, r := range s.of(name, rate) {
+			if i == len(runs) {
+				runs = append(runs, nil)
 			}
-			best[i] = max(best[i], r)
+			runs[i] = append(runs[i], r)
 		}
 	}
-	return best
+	for _, rates := range runs {
+		picked = append(picked, pick(rates))
+	}
+	return picked
 }
 
 // ratios divides run by run: absolute figures move from run to run, ratios within one run hold.
@@ -119,37 +123,45 @@ func ratios(a, b []float64) (spread, bool) {
 	return spreadOf(out), true
 }
 
-var columns = []string{"keys", "contender", "seconds", "keys/s", "times make-mirror", "of the target's limit", "its CPU s", "target's CPU s", "peak RSS MB", "above an idle client MB"}
-
 // rows are the table, one for each size and contender.
 func (r *result) rows() (rows [][]string) {
 	for _, s := range r.Sizes {
-		limits, makeMirror := s.limits(), s.of(roleMakeMirror, rate)
 		for _, name := range s.contenders() {
-			rates := s.of(name, rate)
-			row := []string{fmt.Sprint(s.Keys), name,
-				spreadOf(s.of(name, func(x sample) float64 { return x.Seconds })).format("%.2f"),
-				fmt.Sprintf("%.0f", spreadOf(rates).median), "-", "-", "-",
-				fmt.Sprintf("%.2f", spreadOf(s.of(name, func(x sample) float64 { return x.TargetCPUSeconds })).median), "-", "-"}
-			if x, ok := ratios(rates, makeMirror); ok {
-				row[4] = x.format("%.1f")
-			}
-			if x, ok := ratios(rates, limits); ok {
-				row[5] = x.format("%.2f")
-			}
-			if !isWriter(name) { // which holds all data in memory before it begins
-				row[6] = fmt.Sprintf("%.2f", spreadOf(s.of(name, func(x sample) float64 { return x.CPUSeconds })).median)
-				rss := spreadOf(s.of(name, func(x sample) float64 { return float64(x.PeakRSS) / 1e6 }))
-				row[8] = rss.format("%.0f")
-				row[9] = fmt.Sprintf("%.0f", rss.median-float64(s.IdleRSS)/1e6)
-			}
-			rows = append(rows, row)
+			rows = append(rows, r.measure.row(s, name))
 		}
 	}
 	return rows
 }
 
-func isWriter(contender string) bool { return strings.HasPrefix(contender, roleWriter) }
+// The cells of a contender that are the same in every table.
+
+func (s size) speed(name string) []string {
+	return []string{fmt.Sprint(s.Keys), name,
+		spreadOf(s.of(name, func(x sample) float64 { return x.Seconds })).format("%.2f"),
+		fmt.Sprintf("%.0f", spreadOf(s.of(name, rate)).median)}
+}
+
+// ratio takes "-" for what is not to be compared.
+func ratio(a, b []float64, verb string) string {
+	if x, ok := ratios(a, b); ok {
+		return x.format(verb)
+	}
+	return "-"
+}
+
+func (s size) median(name, verb string, figure func(sample) float64) string {
+	return fmt.Sprintf(verb, spreadOf(s.of(name, figure)).median)
+}
+
+// memory is the peak, and what of it is above an idle client.
+func (s size) memory(name string) []string {
+	rss := spreadOf(s.of(name, func(x sample) float64 { return float64(x.PeakRSS) / 1e6 }))
+	return []string{rss.format("%.0f"), fmt.Sprintf("%.0f", rss.median-float64(s.IdleRSS)/1e6)}
+}
+
+func ownCPU(x sample) float64    { return x.CPUSeconds }
+func sourceCPU(x sample) float64 { return x.SourceCPUSeconds }
+func targetCPU(x sample) float64 { return x.TargetCPUSeconds }
 
 // contenders in the order in which they took part first.
 func (s size) contenders() (names []string) {
@@ -161,23 +173,11 @@ func (s size) contenders() (names []string) {
 	return names
 }
 
-// notes say what the table means.
+// notes say where and how it was measured, what the table means, and what else happened.
 func (r *result) notes() []string {
 	m := r.Machine
-	notes := []string{
-		fmt.Sprintf("%s, %d CPUs, %s, etcd %s with fsync, one member each, on loopback; %d runs in turns, each with a fresh target: median (least to most).", m.OS, m.CPUs, m.Go, m.Etcd, r.Runs),
-		"Seconds count from the start of the process until the target holds all keys; the writers' from when they hold all in memory. Every copy was compared with the source, values included. Ratios are taken run by run.",
-		"The writers put the same key-values without order, checks or checkpoint; the better one of a run is the target's limit.",
-	}
-	if r.Settings != (settings{}) {
-		notes = append(notes, fmt.Sprintf("Understudy with BatchOps %d, BatchBytes %d, InFlight %d (0: default).", r.Settings.BatchOps, r.Settings.BatchBytes, r.Settings.InFlight))
-	}
-	if r.Filter {
-		notes = append(notes, "Understudy and the writers copy what the default key filter keeps, make-mirror all keys.")
-	}
-	if m.Tmpfs {
-		notes = append(notes, "The data was in memory (tmpfs), where fsync costs nothing: this flatters make-mirror.")
-	}
+	notes := append([]string{fmt.Sprintf("%s, %d CPUs, %s, etcd %s with fsync, one member each, on loopback; %d runs in turns: median (least to most).", m.OS, m.CPUs, m.Go, m.Etcd, r.Runs)},
+		r.measure.notes(r)...)
 	for _, s := range r.Sizes {
 		bytes := int64(0)
 		for _, x := range s.Samples {
@@ -203,7 +203,7 @@ func (s size) lostShare(cpus int) (percent []float64) {
 
 func (r *result) writeText(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, strings.Join(columns, "\t"))
+	fmt.Fprintln(t, strings.Join(r.measure.columns, "\t"))
 	for _, row := range r.rows() {
 		fmt.Fprintln(t, strings.Join(row, "\t"))
 	}
@@ -217,8 +217,8 @@ func (r *result) writeText(w io.Writer) error {
 func (r *result) markdown() string {
 	var b strings.Builder
 	line := func(cells []string) { b.WriteString("| " + strings.Join(cells, " | ") + " |\n") }
-	line(columns)
-	b.WriteString(strings.Repeat("|---", len(columns)) + "|\n")
+	line(r.measure.columns)
+	b.WriteString(strings.Repeat("|---", len(r.measure.columns)) + "|\n")
 	for _, row := range r.rows() {
 		line(row)
 	}
@@ -229,7 +229,7 @@ func (r *result) markdown() string {
 	return b.String()
 }
 
-// writeFiles writes base-copy.md and base-copy.json.
+// writeFiles writes the report as Markdown and as JSON.
 func (r *result) writeFiles(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("-out: %w", err)
@@ -238,8 +238,8 @@ func (r *result) writeFiles(dir string) error {
 	if err != nil {
 		return err
 	}
-	for name, data := range map[string][]byte{"base-copy.md": []byte(r.markdown()), "base-copy.json": append(raw, '\n')} {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+	for extension, data := range map[string][]byte{".md": []byte(r.markdown()), ".json": append(raw, '\n')} {
+		if err := os.WriteFile(filepath.Join(dir, r.measure.file+extension), data, 0o644); err != nil {
 			return fmt.Errorf("-out: %w", err)
 		}
 	}

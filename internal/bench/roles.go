@@ -19,6 +19,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 
+	"github.com/understudy-dr/understudy/drcheck"
 	"github.com/understudy-dr/understudy/etcdmirror"
 	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
 	"github.com/understudy-dr/understudy/internal/testutil/kubeobj"
@@ -36,6 +37,13 @@ const (
 	roleMakeMirror = "make-mirror"
 	roleUnderstudy = "understudy" // prints its counters as JSON when the base copy is done
 	roleWriter     = "writer"     // prints readyLine when it holds everything, begins at goLine
+
+	// These print readyLine when they are connected, begin to read both sides at goLine, and print what they have seen as JSON.
+	roleReadStream   = "read-stream"   // keys and values, as one stream of each side
+	roleReadPages    = "read-pages"    // keys and values, in pages
+	roleReadKeys     = "read-keys"     // keys, as one stream of each side
+	roleCheckContent = "check-content" // drcheck
+	roleCheckKeys    = "check-keys"    // drcheck, keys only
 )
 
 const (
@@ -94,6 +102,8 @@ func runRole(args []string) bool {
 	orders := readOrders()
 	roles := map[string]func(roleFlags, <-chan string) error{
 		roleEtcd: playEtcd, roleLoad: playLoad, roleIdle: playIdle, roleMakeMirror: playMakeMirror, roleUnderstudy: playUnderstudy, roleWriter: playWriter,
+		roleReadStream: playReader(readSides(readStream(false))), roleReadPages: playReader(readSides(readPages)), roleReadKeys: playReader(readSides(readStream(true))),
+		roleCheckContent: playReader(check(drcheck.Content)), roleCheckKeys: playReader(check(drcheck.KeysOnly)),
 	}
 	play, ok := roles[args[2]]
 	if !ok {
@@ -118,6 +128,13 @@ func readOrders() <-chan string {
 		os.Exit(0)
 	}()
 	return orders
+}
+
+func awaitGo(orders <-chan string) error {
+	if order := <-orders; order != goLine {
+		return fmt.Errorf("order %q is unknown", order)
+	}
+	return nil
 }
 
 func playEtcd(f roleFlags, _ <-chan string) error {
@@ -149,14 +166,8 @@ func playLoad(f roleFlags, _ <-chan string) error {
 }
 
 func playIdle(f roleFlags, _ <-chan string) error {
-	for _, endpoint := range []string{f.source, f.target} {
-		client, err := connect(endpoint)
-		if err != nil {
-			return err
-		}
-		if _, err := get(context.Background(), client, prefix); err != nil {
-			return err
-		}
+	if _, _, err := connectBoth(f); err != nil {
+		return err
 	}
 	fmt.Println(readyLine)
 	return nil
@@ -185,30 +196,53 @@ type counters struct {
 }
 
 func playUnderstudy(f roleFlags, _ <-chan string) error {
-	if f.cpuProfile != "" {
-		file, err := os.Create(f.cpuProfile)
+	var line []byte
+	err := profiled(f.cpuProfile, func() error {
+		n, err := baseCopy(f)
 		if err != nil {
 			return err
 		}
-		defer file.Close()
-		if err := pprof.StartCPUProfile(file); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
-	}
-	source, err := connect(f.source)
+		line, err = json.Marshal(n)
+		return err
+	})
 	if err != nil {
 		return err
+	}
+	fmt.Println(string(line))
+	return nil
+}
+
+// profiled does work under a CPU profile, if a file for one is named. The file is complete when it returns.
+func profiled(path string, work func() error) error {
+	if path == "" {
+		return work()
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err = pprof.StartCPUProfile(file); err == nil {
+		err = work()
+		pprof.StopCPUProfile()
+	}
+	return errors.Join(err, file.Close())
+}
+
+// baseCopy mirrors until the base copy is done.
+func baseCopy(f roleFlags) (n counters, err error) {
+	source, err := connect(f.source)
+	if err != nil {
+		return n, err
 	}
 	target, err := connect(f.target)
 	if err != nil {
-		return err
+		return n, err
 	}
 	cfg := etcdmirror.Config{Name: "bench", BatchOps: f.engine.batchOps, BatchBytes: f.engine.batchBytes, InFlight: f.engine.inFlight}
 	if f.filter {
 		filter, err := keyfilter.New(keyfilter.Config{})
 		if err != nil {
-			return err
+			return n, err
 		}
 		cfg.Keep, cfg.KeepID = filter.Match, filter.Hash()
 	}
@@ -225,7 +259,7 @@ func playUnderstudy(f roleFlags, _ <-chan string) error {
 	cfg.Hooks.Applied = func(info etcdmirror.AppliedInfo) { applying.Add(int64(info.Duration)) }
 	m, err := etcdmirror.New(source, target, cfg)
 	if err != nil {
-		return err
+		return n, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -234,31 +268,35 @@ func playUnderstudy(f roleFlags, _ <-chan string) error {
 	select {
 	case <-tail:
 	case err := <-ended:
-		return fmt.Errorf("the mirror ended before the tail: %w", err)
+		return n, fmt.Errorf("the mirror ended before the tail: %w", err)
 	}
 	s := m.Status()
 	if s.Copy.Ended.IsZero() {
-		return errors.New("the tail began without a base copy")
+		return n, errors.New("the tail began without a base copy")
 	}
 	took := s.Copy.Ended.Sub(s.Copy.Began)
-	line, err := json.Marshal(counters{Puts: s.Puts, Bytes: s.Bytes, Filtered: s.Filtered, Transactions: s.Transactions, Splits: s.Splits,
-		Resyncs: s.Resyncs, Rounds: s.Copy.Round, CopySeconds: took.Seconds(), MeanInFlight: float64(applying.Load()) / float64(took)})
-	if err != nil {
-		return err
-	}
+	n = counters{Puts: s.Puts, Bytes: s.Bytes, Filtered: s.Filtered, Transactions: s.Transactions, Splits: s.Splits,
+		Resyncs: s.Resyncs, Rounds: s.Copy.Round, CopySeconds: took.Seconds(), MeanInFlight: float64(applying.Load()) / float64(took)}
 	cancel()
-	if err := <-ended; err != nil {
-		return err
-	}
-	if f.cpuProfile != "" {
-		pprof.StopCPUProfile() // the benchmark may end this process once it has the line
-	}
-	fmt.Println(string(line))
-	return nil
+	return n, <-ended
 }
 
 func connect(endpoint string) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
+}
+
+// connectBoth returns clients of both sides, which have answered.
+func connectBoth(f roleFlags) (source, target *clientv3.Client, err error) {
+	clients := [2]*clientv3.Client{}
+	for i, endpoint := range []string{f.source, f.target} {
+		if clients[i], err = connect(endpoint); err != nil {
+			return nil, nil, err
+		}
+		if _, err := get(context.Background(), clients[i], prefix); err != nil {
+			return nil, nil, err
+		}
+	}
+	return clients[0], clients[1], nil
 }
 
 // get reads with a deadline of its own.

@@ -33,11 +33,7 @@ func playWriter(f roleFlags, orders <-chan string) error {
 	if err != nil {
 		return err
 	}
-	source, err := connect(f.source)
-	if err != nil {
-		return err
-	}
-	target, err := connect(f.target)
+	source, target, err := connectBoth(f)
 	if err != nil {
 		return err
 	}
@@ -68,12 +64,9 @@ func playWriter(f roleFlags, orders <-chan string) error {
 	}
 	flush()
 	client := pb.NewKVClient(target.ActiveConnection())
-	if _, err := get(ctx, target, prefix); err != nil { // so that the connection is there
-		return err
-	}
 	fmt.Println(readyLine)
-	if order := <-orders; order != goLine {
-		return fmt.Errorf("order %q is unknown", order)
+	if err := awaitGo(orders); err != nil {
+		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(f.writer.inFlight)

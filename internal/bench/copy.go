@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+var copyMeasurement = measurement{file: "base-copy", turns: (*bench).measureCopies, columns: copyColumns, row: copyRow, notes: copyNotes}
+
+func (b *bench) copyContenders() []contender {
+	list := []contender{{name: roleUnderstudy, role: roleUnderstudy}}
+	if !b.cfg.skipMakeMirror {
+		list = append(list, contender{name: roleMakeMirror, role: roleMakeMirror, all: true})
+	}
+	for _, shape := range writerShapes {
+		list = append(list, contender{name: shape.String(), role: roleWriter, shape: shape})
+	}
+	return list
+}
+
+// makeMirrorAttempts: make-mirror ends at the first request that fails, such as on a machine that is busy with other things. Then it is started anew, with a fresh target.
+const makeMirrorAttempts = 5
+
+func (b *bench) measureCopies(ctx context.Context, source *server, kept int, s *size) error {
+	contenders := b.copyContenders()
+	for run := 1; run <= b.cfg.runs; run++ {
+		for i := range contenders {
+			c := contenders[(i+run-1)%len(contenders)] // nobody is always the first
+			want, keep := kept, b.keep
+			if c.all {
+				want, keep = s.Keys, everything
+			}
+			x, err := b.measureCopy(ctx, source, c, run, want, keep)
+			for attempt := 1; c.role == roleMakeMirror && errors.Is(err, errEnded) && attempt < makeMirrorAttempts; attempt++ {
+				b.note("%d keys, run %d: once more: %v", s.Keys, run, err)
+				s.GivenUp++
+				x, err = b.measureCopy(ctx, source, c, run, want, keep)
+			}
+			if err != nil {
+				return fmt.Errorf("%s, run %d: %w", c.name, run, err)
+			}
+			s.add(b, x)
+		}
+	}
+	return nil
+}
+
+// measureCopy lets one contender fill a fresh target and compares what it made.
+func (b *bench) measureCopy(ctx context.Context, source *server, c contender, run, want int, keep func([]byte) bool) (x sample, err error) {
+	ctx, cancel := b.within(ctx)
+	defer cancel()
+	err = b.withEtcd(ctx, func(target *server) error {
+		if x, err = b.fill(ctx, source, target, c, run, want); err != nil {
+			return err
+		}
+		equal, err := compare(ctx, source.client, target.client, keep)
+		x.Keys, x.Bytes = equal.keys, equal.bytes
+		return err
+	})
+	return x, err
+}
+
+// fill lets one contender fill a target. It does not look at what the target then holds, but for the number of keys.
+func (b *bench) fill(ctx context.Context, source, target *server, c contender, run, want int) (x sample, err error) {
+	flags := roleFlags{source: source.endpoint, target: target.endpoint, filter: b.cfg.filter, engine: b.cfg.engine, writer: c.shape}
+	if c.role == roleUnderstudy && run == b.cfg.runs {
+		flags.cpuProfile = b.cfg.cpuProfile
+	}
+	p, err := begin(ctx, c.role, flags, source, target, c.role == roleWriter)
+	if err != nil {
+		return x, err
+	}
+	defer p.stop()
+	// Understudy's own word arrives while the target is being asked.
+	type word struct {
+		line string
+		at   time.Time
+		err  error
+	}
+	said := make(chan word, 1)
+	if c.role == roleUnderstudy {
+		go func() {
+			line, err := p.line(ctx)
+			said <- word{line, time.Now(), err}
+		}()
+	}
+	held, err := p.untilHeld(ctx, target.client, want)
+	if err != nil {
+		return x, err
+	}
+	x = sample{Contender: c.name, Run: run}
+	if c.role == roleUnderstudy {
+		w := <-said
+		if w.err != nil {
+			return x, w.err
+		}
+		x.DoneSeconds = w.at.Sub(p.began).Seconds()
+		if err := json.Unmarshal([]byte(w.line), &x.Counters); err != nil {
+			return x, fmt.Errorf("counters: %w", err)
+		}
+	}
+	x.cost, err = p.end(held)
+	return x, err
+}
+
+// untilHeld asks the target for its number of keys until it has all, and returns when that was. A count walks over all keys, so it must not be asked for all the time:
+// a pacer spaces the questions.
+func (p *process) untilHeld(ctx context.Context, target *clientv3.Client, want int) (time.Time, error) {
+	pace := pacer{want: want}
+	for {
+		asked := time.Now()
+		resp, err := get(ctx, target, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithSerializable())
+		if err != nil {
+			return time.Time{}, fmt.Errorf("target: count: %w", err)
+		}
+		now := time.Now()
+		count := int(resp.Count)
+		switch {
+		case count == want:
+			return now, nil
+		case count > want:
+			return now, fmt.Errorf("the target has %d keys below %s, the source %d", count, prefix, want)
+		}
+		timer := time.NewTimer(pace.next(count, asked, now))
+		select {
+		case <-timer.C:
+		case <-p.ended:
+			timer.Stop()
+			return now, p.failure()
+		case <-ctx.Done():
+			timer.Stop()
+			return now, fmt.Errorf("the target has %d of %d keys: %w", count, want, context.Cause(ctx))
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// cost is what one contender took. Times are in seconds, memory is in bytes.
+type cost struct {
+	// Seconds is the time from the start of the process until it has done its work; from the order to begin for those that prepare and wait for one.
+	Seconds float64 `json:"seconds"`
+	// CPUSeconds (over Seconds) and PeakRSS are those of the contender's process.
+	CPUSeconds float64 `json:"cpuSeconds"`
+	PeakRSS    int64   `json:"peakRSS"`
+	// What the etcds used meanwhile, and what was lost: to other processes, and to other machines on the same hardware.
+	SourceCPUSeconds float64 `json:"sourceCPUSeconds"`
+	TargetCPUSeconds float64 `json:"targetCPUSeconds"`
+	LostCPUSeconds   float64 `json:"lostCPUSeconds"`
+}
+
+// span measures a process beside the etcds that it uses.
+type span struct {
+	*process
+	source, target *server
+	began          time.Time
+	own            time.Duration // CPU time that the process used before
+	before         consumption
+}
+
+// begin starts a process and its measurement. One that waits for the order to begin is measured from there. The caller stops the process.
+func begin(ctx context.Context, role string, flags roleFlags, source, target *server, waits bool) (*span, error) {
+	before, err := usage(source, target)
+	if err != nil {
+		return nil, err
+	}
+	p, err := startProcess(role, flags)
+	if err != nil {
+		return nil, err
+	}
+	s := &span{process: p, source: source, target: target, began: p.started, before: before}
+	if waits {
+		if err := s.beginOnceReady(ctx); err != nil {
+			p.stop()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (s *span) beginOnceReady(ctx context.Context) (err error) {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	if s.own, err = s.cpuTime(); err != nil {
+		return err
+	}
+	if s.before, err = usage(s.source, s.target); err != nil {
+		return err
+	}
+	s.began = time.Now()
+	if err := s.order(goLine); err != nil {
+		return s.failure()
+	}
+	return nil
+}
+
+// end stops the process, which had done its work at done.
+func (s *span) end(done time.Time) (c cost, err error) {
+	after, err := usage(s.source, s.target)
+	if err != nil {
+		return c, err
+	}
+	if c.PeakRSS, err = s.peakRSS(); err != nil {
+		return c, err
+	}
+	c.Seconds = done.Sub(s.began).Seconds()
+	c.CPUSeconds = (s.stop() - s.own).Seconds()
+	c.SourceCPUSeconds = (after.source - s.before.source).Seconds()
+	c.TargetCPUSeconds = (after.target - s.before.target).Seconds()
+	// The clock that counts all is a coarse one, so a small remainder may come out below zero.
+	others := max(0, (after.machine-s.before.machine).Seconds()-c.SourceCPUSeconds-c.TargetCPUSeconds-c.CPUSeconds)
+	c.LostCPUSeconds = others + (after.stolen - s.before.stolen).Seconds()
+	return c, nil
+}
+
+// consumption is CPU time used so far.
+type consumption struct{ source, target, machine, stolen time.Duration }
+
+func usage(source, target *server) (c consumption, err error) {
+	var errs [3]error
+	c.source, errs[0] = source.process.cpuTime()
+	c.target, errs[1] = target.process.cpuTime()
+	c.machine, c.stolen, errs[2] = machineCPUTime()
+	return c, errors.Join(errs[:]...)
+}
