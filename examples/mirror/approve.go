@@ -7,24 +7,25 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/examples/internal/program"
 )
 
 // runApprove is mirror approve.
-func runApprove(ctx context.Context, c console, args []string) error {
+func runApprove(ctx context.Context, c program.Console, args []string) error {
 	f := newConfirmFlags()
 	if err := f.parse(args, "after an approval the target loses the keys that the source has lost"); err != nil {
 		return err
 	}
-	conn, err := f.dial(ctx, c)
+	conn, err := f.Dial(ctx, c, "mirror")
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	t, err := etcdmirror.Approve(ctx, conn.Client, f.name)
+	t, err := etcdmirror.Approve(ctx, conn.Client, f.Name)
 	if err != nil {
-		return f.in(err)
+		return f.In(err)
 	}
-	printApproval(c.out, f.name, t, time.Now())
+	printApproval(c.Out, f.Name, t, time.Now())
 	return nil
 }
 

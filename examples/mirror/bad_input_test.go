@@ -83,6 +83,14 @@ func TestBadInput(t *testing.T) {
 		"guard off and limited":    {p.args("run", "--no-deletion-guard", "--deletion-count", "9"), 2, []string{"--no-deletion-guard", "--deletion-count"}},
 		"session in parts":         {p.args("run", "--session-ttl", "1500ms"), 2, []string{"--session-ttl", "whole seconds"}},
 		"no session":               {p.args("run", "--session-ttl", "0s"), 2, []string{"--session-ttl", "is zero"}},
+		"listen without a port":    {p.args("run", "--http-listen", "localhost"), 2, []string{"--http-listen", "no port", "[IPv6 address]:port"}},
+		"listen without brackets":  {p.args("run", "--http-listen", "::1:8080"), 2, []string{"--http-listen", "brackets"}},
+		"listen at a URL":          {p.args("run", "--http-listen", "http://localhost:8080"), 2, []string{"--http-listen", "more than a host and a port"}},
+		"listen elsewhere":         {p.args("run", "--http-listen", "[2001:db8::1]:0"), 2, []string{"--http-listen", "an address of this host"}},
+		"no lag at all":            {p.args("run", "--ready-lag", "0s"), 2, []string{"--ready-lag", "not positive"}},
+		"checks without a pause":   {p.args("run", "--check-interval", "9s"), 2, []string{"--check-interval", "below 10s", "10m"}},
+		"checks back in time":      {p.args("run", "--check-interval", "-1m"), 2, []string{"--check-interval", "below 10s"}},
+		"unknown check mode":       {p.args("run", "--check-mode", "values"), 2, []string{"--check-mode", "content or keys"}},
 		"long replica":             {p.args("run", "--replica", strings.Repeat("r", 201)), 2, []string{"--replica", "201"}},
 		"approve nothing":          {p.args("approve", "--confirm", "default"), 1, []string{"no such mirror"}},
 		"approve unconfirmed":      {p.args("approve"), 2, []string{"--confirm default", "the target loses the keys"}},
@@ -224,7 +232,7 @@ func TestExitCode(t *testing.T) {
 		6: {etcdmirror.ErrSameCluster, etcdmirror.ErrSwapped, etcdmirror.ErrSourceChanged, etcdmirror.ErrSourceRewound, etcdmirror.ErrPrefixChanged},
 	} {
 		for _, err := range errs {
-			if got := exitCode(err); got != code {
+			if got := mirror().ExitCode(err); got != code {
 				t.Errorf("%v gives %d, want %d", err, got, code)
 			}
 		}

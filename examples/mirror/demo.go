@@ -10,6 +10,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/examples/internal/mirrorflags"
+	"github.com/understudy-dr/understudy/examples/internal/program"
 	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
 	"github.com/understudy-dr/understudy/internal/testutil/realcluster"
 	"github.com/understudy-dr/understudy/keyfilter"
@@ -39,14 +41,11 @@ type demo struct {
 }
 
 // runDemo is mirror demo.
-func runDemo(ctx context.Context, c console, args []string) error {
-	switch {
-	case len(args) == 1 && (args[0] == "-h" || args[0] == "-help" || args[0] == "--help"):
-		return help(c.out, []string{"demo"})
-	case len(args) > 0:
-		return badUsage("", "demo takes no arguments", "run mirror demo")
+func runDemo(ctx context.Context, c program.Console, args []string) error {
+	if err := program.NoArguments("mirror", "demo", args); err != nil {
+		return err
 	}
-	return performDemo(ctx, newStage(c.out), rand.Uint64())
+	return performDemo(ctx, newStage(c.Out), rand.Uint64())
 }
 
 func performDemo(ctx context.Context, s *stage, seed uint64) (err error) {
@@ -144,7 +143,7 @@ func (d *demo) load(ctx context.Context) error {
 }
 
 func (d *demo) config() etcdmirror.Config {
-	return etcdmirror.Config{Name: defaultName, Keep: d.filter.Match, KeepID: d.filter.Hash(), SessionTTL: time.Second,
+	return etcdmirror.Config{Name: mirrorflags.DefaultName, Keep: d.filter.Match, KeepID: d.filter.Hash(), SessionTTL: time.Second,
 		Drift: etcdmirror.DriftRepair, RepairDelay: demoRepairDelay,
 		Hooks: etcdmirror.Hooks{State: newest(d.states), Drift: newest(d.drifts)}}
 }
@@ -231,7 +230,7 @@ func (d *demo) kill(ctx context.Context) error {
 
 // status shows what the standby's metadata tells.
 func (d *demo) status(ctx context.Context) error {
-	md, err := etcdmirror.ReadMetadata(ctx, d.target, defaultName)
+	md, err := etcdmirror.ReadMetadata(ctx, d.target, mirrorflags.DefaultName)
 	if err != nil {
 		return err
 	}
@@ -245,7 +244,7 @@ func (d *demo) status(ctx context.Context) error {
 
 // promote raises the fence.
 func (d *demo) promote(ctx context.Context) (err error) {
-	if d.promotion, err = etcdmirror.Promote(ctx, d.target, defaultName, etcdmirror.PromoteOptions{}); err != nil {
+	if d.promotion, err = etcdmirror.Promote(ctx, d.target, mirrorflags.DefaultName, etcdmirror.PromoteOptions{}); err != nil {
 		return err
 	}
 	p := d.promotion

@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/examples/internal/mirrorflags"
 )
 
 const (
@@ -68,7 +69,7 @@ func (d *demo) interfere(ctx context.Context) error {
 // noted waits until the metadata lists the standby's own key, so that it is known to every later mirror, and no drift.
 func (d *demo) noted(ctx context.Context) error {
 	for began := time.Now(); ; {
-		md, err := etcdmirror.ReadMetadata(ctx, d.target, defaultName)
+		md, err := etcdmirror.ReadMetadata(ctx, d.target, mirrorflags.DefaultName)
 		if err != nil {
 			return err
 		}

@@ -1,18 +1,5 @@
 package main
 
-import (
-	"flag"
-	"fmt"
-	"io"
-	"strings"
-
-	"github.com/understudy-dr/understudy/examples/internal/connect"
-)
-
-const settingsHelp = `Each flag may also be an environment variable (UNDERSTUDY_SOURCE_ENDPOINTS for --source-endpoints) or a field of the
-YAML file given by --config (source-endpoints). A flag wins over the environment, the environment over the file.
-`
-
 const exitHelp = `Exit codes:
   0    ended cleanly; promote: the target is promoted, now or before
   1    any other failure, such as an unknown mirror or an incomplete copy
@@ -41,6 +28,34 @@ and goes on after mirror approve.
 
 Leases are dropped: a key with a TTL stays at the target until the source deletes it. With --leases mirror the target gets
 the same leases, which run out after a promotion. Changed from one to the other, the mirror compares everything.
+
+With --check-interval the leading instance compares source and target, that long after the tail began and after each
+comparison. The outcome is logged, and recorded at the target for drcheck verdict.
+
+With --http-listen it serves, to whoever can connect; no value of any key, but names of keys are shown:
+  /healthz              200 while the process lives
+  /readyz               200 while the target is less than --ready-lag behind, or this instance waits to take over; else 503
+                        and why
+  /check                source and target are compared now; ?format=json is for programs, and with ?max-age=10m a result that
+                        is not older than that will do
+  /metrics              for Prometheus
+  /status               one JSON object:
+    name, epoch, leader, appliedRevision, sourceHead, missingRevisions, lastBulkRevision, keysHeld, leaseCount,
+    foreignCount, guardedCount, driftCount, driftUnlisted, trip (stoppedAt, keys, left, nextKey)
+                        as of mirror status
+    state, reason       idle, starting, replica, base copy, resync, catching up, tail, waiting, stopped; and why
+    leading             this instance is the one that writes
+    savedRevision       the appliedRevision that the checkpoint at the target has
+    lagSeconds          how long appliedRevision has been behind sourceHead
+    sourceContactAt, targetContactAt     when each side last answered (RFC 3339)
+    targetRevision      of the last transaction
+    copy                the last copy, if there was one: round; listed keys; of them looked at and toWrite; toDelete and
+                        deleted; beganAt, endedAt
+    puts, deletes, bytes, filtered, transactions, splits, resyncs, reconnects, repairs, fights
+                        counts since the start, as the metrics of these names
+    check               comparisons: mode, intervalSeconds, running, checks (how many), lastOutcome (equal, differs,
+                        failed), lastError, lastEqualAt; last is the last result: began, ended, equal, count (missed,
+                        surplus, different, accepted), sourceRevision, targetRevision, sourceKeys, targetKeys, bytes, rechecked
 `,
 	"status": `Reads the metadata that mirrors keep at the target. The source is not needed. With --output json, one object:
   mirrors[]               one for each mirror, sorted by name:
@@ -85,46 +100,4 @@ has the keys.
 lets a controller of the target interfere, compares every kept key, kills the source, promotes the target and shows that a
 late write is refused. Exit code 0 means that every check passed. It takes no flags and leaves no files.
 `,
-}
-
-func printHelp(w io.Writer) {
-	fmt.Fprint(w, "mirror keeps a standby's etcd equal to a primary's, and switches roles.\n\nUsage: mirror <command> [flags]\n\nCommands:\n")
-	for _, cmd := range commands() {
-		fmt.Fprintf(w, "  %-9s%s\n", cmd.name, cmd.summary)
-	}
-	fmt.Fprintf(w, "  %-9s%s\n\n%s\n%s", "help", "this, or the flags of a command: mirror help run", settingsHelp, exitHelp)
-}
-
-func help(w io.Writer, args []string) error {
-	if len(args) == 0 {
-		printHelp(w)
-		return nil
-	}
-	for _, cmd := range commands() {
-		if cmd.name != args[0] {
-			continue
-		}
-		fmt.Fprintf(w, "mirror %s: %s\n", cmd.name, cmd.summary)
-		if text := details[cmd.name]; text != "" {
-			fmt.Fprintf(w, "\n%s", text)
-		}
-		if cmd.settings != nil {
-			fmt.Fprint(w, "\nFlags:\n")
-			printFlags(w, cmd.settings())
-			fmt.Fprintf(w, "\n%s", settingsHelp)
-		}
-		return nil
-	}
-	return badUsage("", fmt.Sprintf("%q is no command", args[0]), "see mirror help")
-}
-
-// printFlags lists flags, each with its description below it.
-func printFlags(w io.Writer, s *connect.Settings) {
-	s.Flags.VisitAll(func(f *flag.Flag) {
-		value, description := flag.UnquoteUsage(f)
-		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0" {
-			description += " (default " + f.DefValue + ")"
-		}
-		fmt.Fprintf(w, "  %s\n        %s\n", strings.TrimSpace("--"+f.Name+" "+value), description)
-	})
 }

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -193,13 +192,13 @@ func TestHelp(t *testing.T) {
 	invoke(t, "help").want(t, 0, "Usage: mirror <command>", "Exit codes")
 	invoke(t, "--help").want(t, 0, "Usage: mirror <command>")
 	invoke(t).want(t, 2, "Usage: mirror <command>", "no command")
-	for _, cmd := range commands() {
-		byHelp := invoke(t, "help", cmd.name).want(t, 0, "mirror "+cmd.name+": ")
-		if cmd.settings == nil {
+	for _, cmd := range mirror().Commands {
+		byHelp := invoke(t, "help", cmd.Name).want(t, 0, "mirror "+cmd.Name+": ")
+		if cmd.Settings == nil {
 			continue
 		}
-		if byFlag := invoke(t, cmd.name, "-h").want(t, 0); byFlag != byHelp {
-			t.Errorf("mirror %s -h and mirror help %s differ", cmd.name, cmd.name)
+		if byFlag := invoke(t, cmd.Name, "-h").want(t, 0); byFlag != byHelp {
+			t.Errorf("mirror %s -h and mirror help %s differ", cmd.Name, cmd.Name)
 		}
 		byHelp.want(t, 0, "--target-endpoints addresses", "--config file")
 	}
@@ -227,23 +226,6 @@ func TestExitCodesAreDocumentedTwiceAlike(t *testing.T) {
 		if line = strings.TrimSpace(line); !strings.Contains(comment, line) {
 			t.Errorf("the package comment lacks %q", line)
 		}
-	}
-}
-
-func TestSignals(t *testing.T) {
-	signals := make(chan os.Signal, 2)
-	canceled, code := make(chan struct{}), make(chan int)
-	go obey(signals, func() { close(canceled) }, func(c int) { code <- c })
-	signals <- syscall.SIGTERM
-	<-canceled
-	select {
-	case c := <-code:
-		t.Fatalf("ended with %d after one signal", c)
-	default:
-	}
-	signals <- syscall.SIGINT
-	if c := <-code; c != exitInterrupted {
-		t.Errorf("ended with %d after two signals", c)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/examples/internal/mirrorflags"
 )
 
 func TestProgressLine(t *testing.T) {
@@ -35,7 +36,7 @@ func TestProgressLine(t *testing.T) {
 
 // The line appears while a copy is under way and only then; a new round measures anew.
 func TestProgressOfACopy(t *testing.T) {
-	r := newReporter(slog.New(slog.DiscardHandler), newScreen(&buffer{}), defaultName)
+	r := newReporter(slog.New(slog.DiscardHandler), newScreen(&buffer{}), mirrorflags.DefaultName)
 	s := etcdmirror.Status{State: etcdmirror.StateBaseCopy}
 	if got := r.progress(noon, s); got != "" {
 		t.Errorf("before the copy: %q", got)
@@ -130,7 +131,7 @@ func TestThousands(t *testing.T) {
 // Changes of state are logged once each, at a level that fits, and a flapping tail does not fill the log.
 func TestStatesAreLogged(t *testing.T) {
 	var out buffer
-	r := newReporter(slog.New(slog.NewTextHandler(&out, nil)), newScreen(&out), defaultName)
+	r := newReporter(slog.New(slog.NewTextHandler(&out, nil)), newScreen(&out), mirrorflags.DefaultName)
 	for _, info := range []etcdmirror.StateInfo{
 		{State: etcdmirror.StateStarting}, {State: etcdmirror.StateBaseCopy}, {State: etcdmirror.StateTail}, {State: etcdmirror.StateCatchingUp}, {State: etcdmirror.StateTail},
 		{State: etcdmirror.StateWaiting, Reason: "source: gone"}, {State: etcdmirror.StateTail}, {State: etcdmirror.StateStopped, Reason: "told by Run"},

@@ -9,68 +9,71 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/examples/internal/connect"
+	"github.com/understudy-dr/understudy/examples/internal/mirrorflags"
+	"github.com/understudy-dr/understudy/examples/internal/program"
 )
 
 // promoteFlags are the settings of mirror promote; demote and approve have them but for one.
 type promoteFlags struct {
-	targetFlags
+	mirrorflags.Target
 	confirm          string
 	acceptIncomplete bool
 }
 
 func newConfirmFlags() *promoteFlags {
-	f := &promoteFlags{targetFlags: newTargetFlags()}
-	nameFlag(f.settings, &f.name)
-	f.settings.Flags.StringVar(&f.confirm, "confirm", "", "the mirror's `name` once more")
-	f.settings.FlagOnly("confirm", "accept-incomplete")
+	f := &promoteFlags{Target: mirrorflags.NewTarget()}
+	mirrorflags.NameVar(f.Settings, &f.Name)
+	f.Settings.Flags.StringVar(&f.confirm, "confirm", "", "the mirror's `name` once more")
+	f.Settings.FlagOnly("confirm", "accept-incomplete")
 	return f
 }
 
 func newPromoteFlags() *promoteFlags {
 	f := newConfirmFlags()
-	f.settings.Flags.BoolVar(&f.acceptIncomplete, "accept-incomplete", false, "promote even if a copy is under way, so that the target equals no source revision")
+	f.Settings.Flags.BoolVar(&f.acceptIncomplete, "accept-incomplete", false, "promote even if a copy is under way, so that the target equals no source revision")
 	return f
 }
 
 // parse reads the settings and insists on the confirmation.
 func (f *promoteFlags) parse(args []string, consequence string) error {
-	if err := f.settings.Parse(args, os.LookupEnv); err != nil {
+	if err := f.Settings.Parse(args, os.LookupEnv); err != nil {
 		return err
 	}
-	if err := checkName(f.settings, f.name); err != nil {
+	if err := mirrorflags.CheckName(f.Settings, f.Name); err != nil {
 		return err
 	}
 	switch {
 	case f.confirm == "":
-		return badUsage("--confirm", "is missing: "+consequence, "add --confirm "+f.name+" to do it")
-	case f.confirm != f.name:
-		return badUsage("--confirm", fmt.Sprintf("%q is not the mirror's name, %q", f.confirm, f.name), "give the name of the mirror that is meant, in --name and --confirm")
+		return connect.Usage("--confirm", "is missing: "+consequence, "add --confirm "+f.Name+" to do it")
+	case f.confirm != f.Name:
+		return connect.Usage("--confirm", fmt.Sprintf("%q is not the mirror's name, %q", f.confirm, f.Name), "give the name of the mirror that is meant, in --name and --confirm")
 	}
 	return nil
 }
 
 // runPromote is mirror promote.
-func runPromote(ctx context.Context, c console, args []string) error {
+func runPromote(ctx context.Context, c program.Console, args []string) error {
 	f := newPromoteFlags()
 	if err := f.parse(args, "a promotion ends the mirror for good"); err != nil {
 		return err
 	}
-	conn, err := f.dial(ctx, c)
+	conn, err := f.Dial(ctx, c, "mirror")
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	p, err := etcdmirror.Promote(ctx, conn.Client, f.name, etcdmirror.PromoteOptions{AllowIncomplete: f.acceptIncomplete})
+	p, err := etcdmirror.Promote(ctx, conn.Client, f.Name, etcdmirror.PromoteOptions{AllowIncomplete: f.acceptIncomplete})
 	switch {
 	case errors.Is(err, etcdmirror.ErrPromoted) && p != nil:
-		fmt.Fprintf(c.out, "mirror %q was promoted before, in epoch %d; nothing was changed\n", f.name, p.Epoch)
+		fmt.Fprintf(c.Out, "mirror %q was promoted before, in epoch %d; nothing was changed\n", f.Name, p.Epoch)
 		return nil
 	case errors.Is(err, etcdmirror.ErrIncomplete):
-		return fmt.Errorf("%w; the flag is --accept-incomplete", f.in(err))
+		return fmt.Errorf("%w; the flag is --accept-incomplete", f.In(err))
 	case err != nil:
-		return f.in(err)
+		return f.In(err)
 	}
-	printPromotion(c.out, f.name, p, time.Now())
+	printPromotion(c.Out, f.Name, p, time.Now())
 	return nil
 }
 
@@ -111,25 +114,25 @@ func printPromotion(w io.Writer, name string, p *etcdmirror.Promotion, now time.
 }
 
 // runDemote is mirror demote.
-func runDemote(ctx context.Context, c console, args []string) error {
+func runDemote(ctx context.Context, c program.Console, args []string) error {
 	f := newConfirmFlags()
 	if err := f.parse(args, "after a demotion a mirror may overwrite what this target got as a primary"); err != nil {
 		return err
 	}
-	conn, err := f.dial(ctx, c)
+	conn, err := f.Dial(ctx, c, "mirror")
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if err := etcdmirror.Demote(ctx, conn.Client, f.name); err != nil {
-		return f.in(err)
+	if err := etcdmirror.Demote(ctx, conn.Client, f.Name); err != nil {
+		return f.In(err)
 	}
-	md, err := etcdmirror.ReadMetadata(ctx, conn.Client, f.name)
+	md, err := etcdmirror.ReadMetadata(ctx, conn.Client, f.Name)
 	if err != nil {
-		return f.in(err)
+		return f.In(err)
 	}
-	fmt.Fprintf(c.out, "mirror %q is demoted: epoch %d, target revision %d\n", f.name, md.Checkpoint.Epoch, md.CheckpointRevision)
-	fmt.Fprint(c.out, "The next mirror run under this name compares everything with its source. Keys that this target made as a primary are\n"+
+	fmt.Fprintf(c.Out, "mirror %q is demoted: epoch %d, target revision %d\n", f.Name, md.Checkpoint.Epoch, md.CheckpointRevision)
+	fmt.Fprint(c.Out, "The next mirror run under this name compares everything with its source. Keys that this target made as a primary are\n"+
 		"kept and listed by mirror status --keys, unless it runs with --surplus delete.\n")
 	return nil
 }

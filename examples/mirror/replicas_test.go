@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/examples/internal/mirrorflags"
 	"github.com/understudy-dr/understudy/internal/testutil"
 	"github.com/understudy-dr/understudy/internal/testutil/proc"
 )
@@ -200,11 +201,11 @@ func TestEngineSettings(t *testing.T) {
 			etcdmirror.Config{Drift: etcdmirror.DriftRepair, RepairDelay: 2 * time.Second, RepairLimit: 3, SessionTTL: 7 * time.Second, Replica: "r",
 				Deletions: etcdmirror.DeletionGuard{Share: 0.4, Count: 4, Window: 3 * time.Minute}}},
 	} {
-		f := newRunFlags()
-		if err := f.settings.Parse(tc.args, lookup); err != nil {
+		f := mirrorflags.NewRun()
+		if err := f.Settings.Parse(tc.args, lookup); err != nil {
 			t.Fatal(err)
 		}
-		cfg, err := f.config()
+		cfg, _, err := f.Config()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,28 +2,37 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
 	"sync"
+	"time"
 
+	"github.com/understudy-dr/understudy/drcheck"
 	"github.com/understudy-dr/understudy/etcdmirror"
 	"github.com/understudy-dr/understudy/examples/internal/connect"
+	"github.com/understudy-dr/understudy/examples/internal/mirrorflags"
+	"github.com/understudy-dr/understudy/examples/internal/monitor"
+	"github.com/understudy-dr/understudy/examples/internal/program"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // runMirror is mirror run.
-func runMirror(ctx context.Context, c console, args []string) error {
-	f := newRunFlags()
-	if err := f.settings.Parse(args, os.LookupEnv); err != nil {
+func runMirror(ctx context.Context, c program.Console, args []string) error {
+	f := mirrorflags.NewRun()
+	if err := f.Settings.Parse(args, os.LookupEnv); err != nil {
 		return err
 	}
-	cfg, err := f.config()
+	cfg, check, err := f.Config()
 	if err != nil {
 		return err
 	}
-	screen := newScreen(c.err)
-	log := f.logger(screen)
-	f.source.Logger, f.target.Logger = log, log
-	source, target, err := dialBoth(ctx, f.source, f.target)
+	return runWith(ctx, c, f, cfg, check)
+}
+
+// runWith mirrors by settings that were checked.
+func runWith(ctx context.Context, c program.Console, f *mirrorflags.Run, cfg etcdmirror.Config, check drcheck.Config) error {
+	screen := newScreen(c.Err)
+	log := f.Logger(screen)
+	source, target, err := f.Dial(ctx, log)
 	if ctx.Err() != nil {
 		return nil // asked to end before there was anything to end
 	}
@@ -32,28 +41,88 @@ func runMirror(ctx context.Context, c console, args []string) error {
 	}
 	defer source.Close()
 	defer target.Close()
-	for _, warnings := range [][]string{f.source.Warnings(), f.target.Warnings(), source.Warnings, target.Warnings} {
-		for _, warning := range warnings {
-			log.Warn(warning)
-		}
-	}
 
 	r := newReporter(log, screen, cfg.Name)
-	cfg.Logger, cfg.Hooks = log, r.hooks()
+	events := monitor.NewEvents()
+	cfg.Logger, cfg.Hooks = log, etcdmirror.JoinHooks(r.hooks(), events.Hooks())
 	m, err := etcdmirror.New(source.Client, target.Client, cfg)
 	if err != nil {
-		return inSettings(err, f.settings, f.source, f.target)
+		return inSettings(f, err)
 	}
+	check.Logger = log
+	checker, err := drcheck.New(source.Client, target.Client, check)
+	if err != nil {
+		return inSettings(f, err)
+	}
+	checks := monitor.NewChecks(monitor.ChecksConfig{Check: checker.Check, Mode: check.Mode, Interval: f.CheckInterval, Log: log,
+		Recall: func(ctx context.Context) (time.Time, error) { return lastEqual(ctx, target.Client, check) }})
+	watch := monitor.New(monitor.Config{Name: cfg.Name, Status: m.Status, Events: events, Checks: checks, ReadyLag: f.ReadyLag, Log: log})
+
+	server, err := listen(ctx, f)
+	if err != nil {
+		return err
+	}
+	defer checks.Wait()
+	var background sync.WaitGroup
+	defer background.Wait()
 	ctx, cancel := context.WithCancel(ctx)
+	if server != nil {
+		defer server.Close()
+		server.Serve(ctx, watch.Handler(), log)
+	}
 	defer cancel()
+	if server != nil || f.CheckInterval > 0 {
+		background.Go(func() {
+			checks.Run(ctx, r.following, func() bool { return watch.Leading() && !copying(m.Status()) })
+		})
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- m.Run(ctx) }()
+	return r.attend(c, f, m, ended, cancel)
+}
+
+// inSettings names the setting behind an error.
+func inSettings(f *mirrorflags.Run, err error) error {
+	return mirrorflags.InSettings(err, f.Settings, f.Source, f.Target)
+}
+
+// listen listens at --http-listen; nil without it.
+func listen(ctx context.Context, f *mirrorflags.Run) (*monitor.Server, error) {
+	address, err := f.HTTPListen()
+	if err != nil || address == "" {
+		return nil, err
+	}
+	server, err := monitor.Listen(ctx, address)
+	if err != nil {
+		return nil, connect.Usage(f.Settings.Where("http-listen"), err.Error(), "give an address of this host with a port that is free")
+	}
+	return server, nil
+}
+
+// lastEqual is when the target was last proven equal in what the checks compare, by its own record.
+func lastEqual(ctx context.Context, target *clientv3.Client, check drcheck.Config) (time.Time, error) {
+	verdict, err := drcheck.ReadVerdict(ctx, target, check.Name)
+	if err != nil {
+		return time.Time{}, err
+	}
+	var last time.Time
+	if o := verdict.LastEqual; o != nil {
+		last = o.Ended
+	}
+	if o := verdict.LastEqualKeys; o != nil && check.Mode == drcheck.KeysOnly && o.Ended.After(last) {
+		last = o.Ended
+	}
+	return last, nil
+}
+
+// attend reports what a mirror does until it has ended.
+func (r *reporter) attend(c program.Console, f *mirrorflags.Run, m *etcdmirror.Mirror, ended <-chan error, cancel func()) error {
 	var copied *etcdmirror.Status // at the begin of the tail, with --exit-after-copy
 	following := r.following
-	if !f.exitAfterCopy {
+	if !f.ExitAfterCopy {
 		following = nil
 	}
-	ticks := r.ticks(f.logInterval)
+	ticks := r.ticks(f.LogInterval)
 	defer ticks.stop()
 	for {
 		select {
@@ -62,39 +131,21 @@ func runMirror(ctx context.Context, c console, args []string) error {
 			copied, following = &status, nil
 			cancel()
 		case <-ticks.log.C:
-			if !screen.terminal || !copying(m.Status()) {
+			if !r.screen.terminal || !copying(m.Status()) {
 				r.logStatus(m.Status())
 			}
 		case now := <-ticks.progress.C:
-			screen.show(r.progress(now, m.Status()))
+			r.screen.show(r.progress(now, m.Status()))
 		case err := <-ended:
-			screen.show("")
+			r.screen.show("")
 			if err != nil {
-				return inSettings(err, f.settings, f.source, f.target)
+				return inSettings(f, err)
 			}
 			r.logStatus(m.Status())
 			if copied != nil {
-				r.summary(c.out, cfg.Name, *copied)
+				r.summary(c.Out, r.name, *copied)
 			}
 			return nil
 		}
 	}
-}
-
-// dialBoth connects to both sides at once, so that both have failed when the longer dial timeout is over.
-func dialBoth(ctx context.Context, source, target *connect.Side) (s, t *connect.Conn, err error) {
-	var sourceErr, targetErr error
-	var wg sync.WaitGroup
-	wg.Go(func() { s, sourceErr = source.Dial(ctx) })
-	wg.Go(func() { t, targetErr = target.Dial(ctx) })
-	wg.Wait()
-	if err := errors.Join(sourceErr, targetErr); err != nil {
-		for _, conn := range []*connect.Conn{s, t} {
-			if conn != nil {
-				conn.Close()
-			}
-		}
-		return nil, nil, err
-	}
-	return s, t, nil
 }

@@ -28,14 +28,26 @@ type background struct {
 
 func inBackground(t *testing.T, args ...string) *background {
 	t.Helper()
+	return goBackground(t, func(ctx context.Context, b *background) int { return run(ctx, args, &b.out, &b.err) })
+}
+
+// goBackground runs something that writes to the background's outputs and returns an exit code.
+func goBackground(t *testing.T, run func(context.Context, *background) int) *background {
+	t.Helper()
 	ctx, cancel := context.WithCancel(testutil.Context(t))
 	b := &background{code: make(chan int, 1), cancel: cancel}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		b.code <- run(ctx, args, &b.out, &b.err)
+		b.code <- run(ctx, b)
 	}()
-	t.Cleanup(func() { cancel(); <-done })
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		if t.Failed() {
+			t.Logf("what it wrote:\n%s%s", b.out.String(), b.err.String())
+		}
+	})
 	return b
 }
 

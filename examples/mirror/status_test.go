@@ -123,23 +123,24 @@ func TestStatusFieldsAreDocumented(t *testing.T) {
 		if err := json.Unmarshal(text, &fields); err != nil {
 			t.Fatal(err)
 		}
-		checkDocumented(t, fields)
+		checkDocumented(t, "status", fields)
 	}
 }
 
-func checkDocumented(t *testing.T, value any) {
+// checkDocumented looks for the names of all fields in the help of a command.
+func checkDocumented(t *testing.T, command string, value any) {
 	t.Helper()
 	switch v := value.(type) {
 	case map[string]any:
 		for name, field := range v {
-			if !regexp.MustCompile(`\b` + name + `\b`).MatchString(details["status"]) {
-				t.Errorf("the help of status lacks %q", name)
+			if !regexp.MustCompile(`\b` + name + `\b`).MatchString(details[command]) {
+				t.Errorf("the help of %s lacks %q", command, name)
 			}
-			checkDocumented(t, field)
+			checkDocumented(t, command, field)
 		}
 	case []any:
 		for _, element := range v {
-			checkDocumented(t, element)
+			checkDocumented(t, command, element)
 		}
 	}
 }

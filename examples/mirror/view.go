@@ -10,41 +10,42 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/examples/internal/monitor"
 )
 
 // view is what status tells about a mirror. The names of its fields in JSON are documented in the help and stay.
 type view struct {
-	Name                     string     `json:"name"`
-	Phase                    string     `json:"phase"`
-	Complete                 bool       `json:"complete"`
-	Epoch                    int64      `json:"epoch"`
-	Leader                   string     `json:"leader"`
-	Replicas                 []string   `json:"replicas,omitempty"`
-	SourceClusterID          string     `json:"sourceClusterID"`
-	TargetClusterID          string     `json:"targetClusterID"`
-	SourcePrefix             string     `json:"sourcePrefix"`
-	TargetPrefix             string     `json:"targetPrefix"`
-	FilterID                 string     `json:"filterID"`
-	TransformID              string     `json:"transformID"`
-	AppliedRevision          int64      `json:"appliedRevision"`
-	SourceHead               int64      `json:"sourceHead"`
-	SourceHeadAt             *time.Time `json:"sourceHeadAt,omitempty"`
-	MissingRevisions         int64      `json:"missingRevisions"`
-	CheckpointAt             *time.Time `json:"checkpointAt,omitempty"`
-	CheckpointAgeSeconds     float64    `json:"checkpointAgeSeconds"`
-	CheckpointTargetRevision int64      `json:"checkpointTargetRevision"`
-	LastBulkRevision         int64      `json:"lastBulkRevision"`
-	KeysHeld                 int64      `json:"keysHeld"`
-	LeaseCount               int        `json:"leaseCount"`
-	ForeignCount             int        `json:"foreignCount"`
-	GuardedCount             int        `json:"guardedCount"`
-	Foreign                  []string   `json:"foreign,omitempty"`
-	Guarded                  []guarded  `json:"guarded,omitempty"`
-	DriftCount               int        `json:"driftCount"`
-	DriftUnlisted            bool       `json:"driftUnlisted,omitempty"`
-	DriftByKind              kinds      `json:"driftByKind,omitempty"`
-	Drift                    []drifted  `json:"drift,omitempty"`
-	Trip                     *trip      `json:"trip,omitempty"`
+	Name                     string        `json:"name"`
+	Phase                    string        `json:"phase"`
+	Complete                 bool          `json:"complete"`
+	Epoch                    int64         `json:"epoch"`
+	Leader                   string        `json:"leader"`
+	Replicas                 []string      `json:"replicas,omitempty"`
+	SourceClusterID          string        `json:"sourceClusterID"`
+	TargetClusterID          string        `json:"targetClusterID"`
+	SourcePrefix             string        `json:"sourcePrefix"`
+	TargetPrefix             string        `json:"targetPrefix"`
+	FilterID                 string        `json:"filterID"`
+	TransformID              string        `json:"transformID"`
+	AppliedRevision          int64         `json:"appliedRevision"`
+	SourceHead               int64         `json:"sourceHead"`
+	SourceHeadAt             *time.Time    `json:"sourceHeadAt,omitempty"`
+	MissingRevisions         int64         `json:"missingRevisions"`
+	CheckpointAt             *time.Time    `json:"checkpointAt,omitempty"`
+	CheckpointAgeSeconds     float64       `json:"checkpointAgeSeconds"`
+	CheckpointTargetRevision int64         `json:"checkpointTargetRevision"`
+	LastBulkRevision         int64         `json:"lastBulkRevision"`
+	KeysHeld                 int64         `json:"keysHeld"`
+	LeaseCount               int           `json:"leaseCount"`
+	ForeignCount             int           `json:"foreignCount"`
+	GuardedCount             int           `json:"guardedCount"`
+	Foreign                  []string      `json:"foreign,omitempty"`
+	Guarded                  []guarded     `json:"guarded,omitempty"`
+	DriftCount               int           `json:"driftCount"`
+	DriftUnlisted            bool          `json:"driftUnlisted,omitempty"`
+	DriftByKind              kinds         `json:"driftByKind,omitempty"`
+	Drift                    []drifted     `json:"drift,omitempty"`
+	Trip                     *monitor.Trip `json:"trip,omitempty"`
 
 	now time.Time
 }
@@ -69,13 +70,6 @@ func (k kinds) String() string {
 		counts = append(counts, fmt.Sprintf("%s %s", thousands(int64(k[kind])), kind))
 	}
 	return strings.Join(counts, ", ")
-}
-
-type trip struct {
-	StoppedAt time.Time `json:"stoppedAt"`
-	Keys      int64     `json:"keys"`
-	Left      int64     `json:"left"`
-	NextKey   string    `json:"nextKey"`
 }
 
 // fewDrifted is how many drifted keys are shown unless all are asked for.
@@ -116,7 +110,7 @@ func newView(md *etcdmirror.Metadata, now time.Time, keys bool) view {
 		}
 	}
 	if t := md.Trip; t != nil && c.Phase != etcdmirror.PhasePromoted { // what stopped a mirror that is over matters to nobody
-		v.Trip = &trip{StoppedAt: t.At, Keys: t.Keys, Left: t.Left, NextKey: t.Key}
+		v.Trip = monitor.NewTrip(t)
 	}
 	return v
 }

@@ -60,24 +60,52 @@ func parseEndpoint(text string) (Endpoint, error) {
 	if strings.ContainsAny(rest, "/?# \t") {
 		return Endpoint{}, fmt.Errorf("%q is more than a host and a port", text)
 	}
-	host, port, err := net.SplitHostPort(rest)
+	host, port, err := splitAddress(text, rest, "etcd's is 2379")
 	if err != nil {
-		why := "has no port (etcd's is 2379)"
-		if strings.Count(rest, ":") > 1 && !strings.HasPrefix(rest, "[") {
-			why = "is an IPv6 address without brackets; write [address]:port"
-		}
-		return Endpoint{}, fmt.Errorf("%q %s", text, why)
+		return Endpoint{}, err
 	}
-	number, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || number == 0 {
-		return Endpoint{}, fmt.Errorf("%q: port %q is not a number from 1 to 65535", text, port)
+	if port == 0 {
+		return Endpoint{}, fmt.Errorf("%q: port \"0\" is not a number from 1 to 65535", text)
 	}
 	if host == "" {
 		return Endpoint{}, fmt.Errorf("%q has no host", text)
 	}
-	if strings.Contains(host, ":") && net.ParseIP(strings.SplitN(host, "%", 2)[0]) == nil {
-		return Endpoint{}, fmt.Errorf("%q: %q is no IPv6 address", text, host)
-	}
-	e.Address = net.JoinHostPort(strings.ToLower(host), strconv.FormatUint(number, 10))
+	e.Address = join(host, port)
 	return e, nil
+}
+
+// ParseListen reads an address to listen on: host:port, an IPv6 host in brackets, or :port for every address of this host.
+// Port 0 lets the system choose one.
+func ParseListen(text string) (string, error) {
+	if strings.ContainsAny(text, "/?#@ \t") {
+		return "", fmt.Errorf("%q is more than a host and a port", text)
+	}
+	host, port, err := splitAddress(text, text, "such as 8080")
+	if err != nil {
+		return "", err
+	}
+	return join(host, port), nil
+}
+
+// splitAddress takes host:port apart, which text, as the user gave it, contains.
+func splitAddress(text, address, usual string) (host string, number uint64, err error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		why := "has no port (" + usual + ")"
+		if strings.Count(address, ":") > 1 && !strings.HasPrefix(address, "[") {
+			why = "is an IPv6 address without brackets; write [address]:port"
+		}
+		return "", 0, fmt.Errorf("%q %s", text, why)
+	}
+	if number, err = strconv.ParseUint(port, 10, 16); err != nil {
+		return "", 0, fmt.Errorf("%q: port %q is not a number from 1 to 65535", text, port)
+	}
+	if strings.Contains(host, ":") && net.ParseIP(strings.SplitN(host, "%", 2)[0]) == nil {
+		return "", 0, fmt.Errorf("%q: %q is no IPv6 address", text, host)
+	}
+	return host, number, nil
+}
+
+func join(host string, port uint64) string {
+	return net.JoinHostPort(strings.ToLower(host), strconv.FormatUint(port, 10))
 }

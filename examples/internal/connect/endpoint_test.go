@@ -54,6 +54,24 @@ func TestBadEndpoints(t *testing.T) {
 	}
 }
 
+func TestParseListen(t *testing.T) {
+	for text, want := range map[string]string{
+		"127.0.0.1:8080": "127.0.0.1:8080", ":8080": ":8080", "LocalHost:0": "localhost:0", "[::1]:8080": "[::1]:8080", "[::]:09": "[::]:9", "[FE80::1%eth0]:80": "[fe80::1%eth0]:80",
+	} {
+		if got, err := ParseListen(text); err != nil || got != want {
+			t.Errorf("%q is %q, %v; want %q", text, got, err, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"8080": "has no port", "": "has no port", "host": "has no port", "::1:8080": "brackets", "::1": "brackets", "[::1]": "has no port", "[fe80:zz]:1": "no IPv6 address",
+		"h:http": "is not a number", "h:65536": "is not a number", "h:-1": "is not a number", "http://h:1": "more than a host and a port", "h:1/metrics": "more than", "h:1 g:2": "more than",
+	} {
+		if got, err := ParseListen(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q gives %q, %v; want %q", text, got, err, want)
+		}
+	}
+}
+
 // What was parsed means the same when it is written and parsed again, and net takes it apart as this package does.
 func FuzzParseEndpoints(f *testing.F) {
 	for _, seed := range []string{"127.0.0.1:2379", "http://a:1,https://[::1]:2", "a:1,,b", "[", "http://", "x://y:1", "[a]:1", "[::1%]:9", "a:+1"} {

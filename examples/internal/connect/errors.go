@@ -38,6 +38,7 @@ func (e *Error) Error() string {
 // Unwrap returns the kind.
 func (e *Error) Unwrap() error { return e.Kind }
 
-func usage(setting, problem, hint string) error {
+// Usage makes an Error of kind ErrUsage.
+func Usage(setting, problem, hint string) error {
 	return &Error{Kind: ErrUsage, Setting: setting, Problem: problem, Hint: hint}
 }

@@ -75,7 +75,7 @@ func (s *Settings) Parse(args []string, lookup func(string) (string, bool)) erro
 	}
 	if rest := s.Flags.NArg(); rest > 0 {
 		// The argument itself is not shown: it may be a password that lost its flag.
-		return usage("", fmt.Sprintf("argument %d belongs to no flag", len(args)-rest+1), "give values as --name value or --name=value, true and false as --name=false")
+		return Usage("", fmt.Sprintf("argument %d belongs to no flag", len(args)-rest+1), "give values as --name value or --name=value, true and false as --name=false")
 	}
 	s.Flags.Visit(func(f *flag.Flag) { s.origin[f.Name] = "--" + f.Name })
 	if err := s.fromEnvironment(lookup); err != nil {
@@ -95,18 +95,18 @@ func flagError(err error) error {
 	}
 	text := err.Error()
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
-		return usage("--"+name, "no such flag", "see the help of this command for its flags")
+		return Usage("--"+name, "no such flag", "see the help of this command for its flags")
 	}
 	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
-		return usage("--"+name, "has no value", "give it as --"+name+" value")
+		return Usage("--"+name, "has no value", "give it as --"+name+" value")
 	}
 	for _, separator := range []string{" for flag -", " for -"} {
 		if value, rest, ok := strings.Cut(text, separator); ok {
 			name, why, _ := strings.Cut(rest, ": ")
-			return usage("--"+name, value+": "+why, "see the help of this command")
+			return Usage("--"+name, value+": "+why, "see the help of this command")
 		}
 	}
-	return usage("", text, "see the help of this command")
+	return Usage("", text, "see the help of this command")
 }
 
 func (s *Settings) fromEnvironment(lookup func(string) (string, bool)) (err error) {
@@ -125,7 +125,7 @@ func (s *Settings) fromEnvironment(lookup func(string) (string, bool)) (err erro
 // set gives a setting its value from anywhere but the command line.
 func (s *Settings) set(name, value, origin string) error {
 	if err := s.Flags.Set(name, value); err != nil {
-		return usage(origin, fmt.Sprintf("%q: %v", value, err), "see the help of this command for what "+name+" takes")
+		return Usage(origin, fmt.Sprintf("%q: %v", value, err), "see the help of this command for what "+name+" takes")
 	}
 	s.origin[name] = origin
 	return nil
@@ -135,22 +135,22 @@ func (s *Settings) fromFile(path string) error {
 	where := s.Where("config")
 	fields, err := readFields(path)
 	if err != nil {
-		return usage(where, err.Error(), "give the path of a YAML file with the names of this program's flags")
+		return Usage(where, err.Error(), "give the path of a YAML file with the names of this program's flags")
 	}
 	known := s.InFile()
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		field := path + ": " + name
 		switch {
 		case name == "config" || s.flagOnly[name] && s.Flags.Lookup(name) != nil:
-			return usage(field, "cannot be set in a file", "give it as --"+name)
+			return Usage(field, "cannot be set in a file", "give it as --"+name)
 		case !known[name]:
-			return usage(field, "no such setting", "the names are those of the flags, without --")
+			return Usage(field, "no such setting", "the names are those of the flags, without --")
 		case s.Flags.Lookup(name) == nil || s.Given(name):
 			continue // another command's, or overruled
 		}
 		value, problem := scalar(fields[name])
 		if problem != "" {
-			return usage(field, problem, "write it as its flag takes it")
+			return Usage(field, problem, "write it as its flag takes it")
 		}
 		if err := s.set(name, value, field); err != nil {
 			return err

@@ -47,7 +47,7 @@ func (s *Side) Where(setting string) string { return s.settings.Where(s.flag(set
 func (s *Side) flag(setting string) string { return s.name + "-" + setting }
 
 func (s *Side) usage(setting, problem, hint string) error {
-	return usage(s.Where(setting), problem, hint)
+	return Usage(s.Where(setting), problem, hint)
 }
 
 func (s *Side) log() *slog.Logger {
