@@ -1,12 +1,13 @@
 // Package understudy keeps a second Kubernetes control plane ready to take over: it mirrors the primary cluster's etcd into the
-// standby cluster's live etcd, tells how far the copy is, and ends the mirroring for good when the standby is promoted.
+// standby cluster's live etcd, proves that the copy is right, and ends the mirroring for good when the standby is promoted.
 //
 // The module is a library first; the binaries under examples are thin. Its packages:
 //
 //   - [github.com/understudy-dr/understudy/etcdmirror]: the engine. Base copy, tail, resync after compaction, checkpoint, epoch fence, status.
+//   - [github.com/understudy-dr/understudy/drcheck]: comparison of both sides during traffic, with reasons; repair; what a standby tells of a dead primary.
 //   - [github.com/understudy-dr/understudy/keyfilter]: the grammar of Kubernetes keys in etcd, and rules that say which of them are mirrored, and why.
 //
-// They do not depend on one another: a mirror takes any func([]byte) bool as its filter, and keyfilter provides one.
+// They do not depend on one another: a mirror and a check take any func([]byte) bool as its filter, and keyfilter provides one.
 //
 //	filter, err := keyfilter.New(keyfilter.Config{}) // the documented defaults
 //	...

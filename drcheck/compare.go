@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// windowKeys is how many keys that both sides have are put together before their values are read. Its page sizes start anew in each.
+	// windowKeys is how many keys that both sides have are put together before their values are read. Pages begin small in each, so it should be many; but names take memory.
 	windowKeys = 4096
 	// windowsAtOnce is how many windows' values are read side by side, each in pages of both sides.
 	windowsAtOnce = 2

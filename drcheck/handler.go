@@ -96,12 +96,10 @@ func (h *Handler) Check(ctx context.Context) (*Result, error) {
 }
 
 // Last returns how the last check ended and when: with a result or an error, never both. All are zero before that. The Result is shared: do not change it.
-//
-//lint:ignore ST1008 what happened, and then when
-func (h *Handler) Last() (r *Result, err error, at time.Time) {
+func (h *Handler) Last() (r *Result, at time.Time, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.last.result, h.last.err, h.last.at
+	return h.last.result, h.last.at, h.last.err
 }
 
 // wait returns the outcome of the last check if that was made less than maxAge ago, else that of the one that runs or of a new one.

@@ -254,7 +254,7 @@ func (m *handlerModel) compare(t *testing.T, h *Handler, s *scripted, callers []
 	if m.runs && (s.ctx.Err() != nil) != m.givenUp {
 		t.Errorf("the check that runs: %v; given up: %v", s.ctx.Err(), m.givenUp)
 	}
-	if r, err, at := h.Last(); r != m.last.result || err != m.last.err || !at.Equal(m.last.at) {
+	if r, at, err := h.Last(); r != m.last.result || err != m.last.err || !at.Equal(m.last.at) {
 		t.Errorf("Last: %v, %v, %v, want %+v", r, err, at, m.last)
 	}
 	for i, c := range callers {
@@ -337,7 +337,7 @@ func TestCheckTimesOut(t *testing.T) {
 			if w.Code != http.StatusServiceUnavailable || !strings.HasPrefix(w.Body.String(), head) {
 				t.Errorf("status %d: %s", w.Code, w.Body)
 			}
-			if r, err, at := h.Last(); r != nil || !errors.Is(err, context.DeadlineExceeded) || !at.Equal(begin.Add(want)) {
+			if r, at, err := h.Last(); r != nil || !errors.Is(err, context.DeadlineExceeded) || !at.Equal(begin.Add(want)) {
 				t.Errorf("Last: %v, %v, %v", r, err, at)
 			}
 		})
@@ -432,7 +432,7 @@ func TestClientGoesAway(t *testing.T) {
 	if err := <-answered; err != nil || status != http.StatusOK || !strings.HasPrefix(body, "Equal: the target holds all that the source held at revision 5;") {
 		t.Errorf("%v, status %d: %s", err, status, body)
 	}
-	if r, err, _ := h.Last(); r == nil || err != nil || len(ended) > 0 {
+	if r, _, err := h.Last(); r == nil || err != nil || len(ended) > 0 {
 		t.Errorf("Last: %v, %v", r, err)
 	}
 }

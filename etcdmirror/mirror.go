@@ -266,6 +266,7 @@ func (m *Mirror) takeRecord(ctx context.Context, md *Metadata) (*Metadata, error
 	m.writer.own.load(md, own)
 	m.writer.record.SourceHead, m.writer.record.SourceHeadAt = md.Checkpoint.SourceHead, md.Checkpoint.SourceHeadAt
 	m.writer.held, m.writer.unlisted, m.writer.unscanned = md.Checkpoint.Keys, md.Checkpoint.Unlisted, md.Checkpoint.Unscanned
+	m.track.update(func(s *Status) { s.Keys, s.Unlisted = m.writer.held, m.writer.unlisted })
 	next := md.Checkpoint
 	next.Bulk = false
 	m.log.Info("continuing a mirror", LogKeyEpoch, next.Epoch, LogKeyRevision, next.SourceRevision)

@@ -66,6 +66,7 @@ func performDemo(ctx context.Context, s *stage, seed uint64) (err error) {
 		{"Every kept key is compared, value by value", d.compare},
 		{"The primary is killed", d.kill},
 		{"What happened, from the standby alone", d.status},
+		{"What is lost, from the standby alone", d.verdict},
 		{"The standby is promoted", d.promote},
 		{"The old primary returns, and its mirror tries to write", d.late},
 		{"A new mirror into the promoted standby is refused", d.again},

@@ -1,83 +1,55 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/understudy-dr/understudy/drcheck"
 	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/examples/internal/mirrorflags"
 )
 
-// compare compares the kept keys of both sides.
+// compare lets drcheck compare the kept keys of both sides, and keeps what the standby holds.
 func (d *demo) compare(ctx context.Context) error {
-	primary, err := read(ctx, d.source, "/registry/")
+	checker, err := drcheck.New(d.source, d.target, drcheck.Config{Name: mirrorflags.DefaultName, Keep: d.filter.Match, KeepID: d.filter.Hash(), AcceptMadeAtTarget: true})
 	if err != nil {
 		return err
 	}
-	if d.held, err = read(ctx, d.target, ""); err != nil {
+	r, err := checker.Check(ctx)
+	if err != nil {
 		return err
 	}
-	r := compareContents(primary, d.held, d.filter.Match, demoOwn)
-	d.say("kept %d   equal %d   missed %d   surplus %d   different %d   own %d   (filtered %d)", r.kept, r.equal, len(r.missed), len(r.surplus), len(r.different), r.own, r.filtered)
-	if err := r.err(); err != nil {
-		return err
+	d.say("kept %d   missed %d   surplus %d   different %d   own %d   (filtered %d)", r.SourceKeys, r.Count.Missed, r.Count.Surplus, r.Count.Different, r.Count.Accepted, r.Filtered)
+	for _, difference := range r.Differences {
+		d.say("%s %s: %s", difference.Class, difference.Key, difference.Reason)
 	}
-	if r.kept == 0 || r.filtered == 0 || r.own == 0 {
+	switch {
+	case !r.Equal:
+		return fmt.Errorf("%d keys differ", r.Count.Total())
+	case r.SourceKeys == 0 || r.Filtered == 0 || r.Count.Accepted == 0:
 		return errors.New("there was nothing to compare")
 	}
-	return nil
+	d.held, err = read(ctx, d.target, "")
+	return err
 }
 
-// comparison tells how a standby differs from its primary.
-type comparison struct {
-	kept, equal, filtered      int // keys of the primary
-	own                        int // keys that the standby made itself
-	missed, surplus, different []string
-}
-
-// compareContents compares what a filter keeps. Of the standby, keys that begin with own are its own.
-func compareContents(primary, standby contents, keep func([]byte) bool, own string) comparison {
-	var r comparison
-	for key, e := range primary.entries {
-		if !keep([]byte(key)) {
-			r.filtered++
-			continue
-		}
-		r.kept++
-		switch other, ok := standby.entries[key]; {
-		case !ok:
-			r.missed = append(r.missed, key)
-		case !bytes.Equal(e.value, other.value):
-			r.different = append(r.different, key)
-		default:
-			r.equal++
-		}
+// verdict is what the standby tells with its primary dead.
+func (d *demo) verdict(ctx context.Context) error {
+	v, err := drcheck.ReadVerdict(ctx, d.target, mirrorflags.DefaultName)
+	if err != nil {
+		return err
 	}
-	for key := range standby.entries {
-		_, ok := primary.entries[key]
-		switch {
-		case strings.HasPrefix(key, own):
-			r.own++
-		case !ok || !keep([]byte(key)):
-			r.surplus = append(r.surplus, key)
-		}
+	loss := v.Loss(v.Now)
+	d.say("lost at most: %d known revisions, and what the primary did in the last %v", loss.Revisions, loss.Window.Round(100*time.Millisecond))
+	if v.LastEqual == nil || !v.Complete || loss.Revisions != 0 || loss.Since.IsZero() {
+		return fmt.Errorf("%d known revisions are lost, complete %v, proven equal %v", loss.Revisions, v.Complete, v.LastEqual != nil)
 	}
-	return r
-}
-
-func (r *comparison) err() error {
-	for what, keys := range map[string][]string{"missed": r.missed, "surplus": r.surplus, "different": r.different} {
-		if len(keys) > 0 {
-			slices.Sort(keys)
-			return fmt.Errorf("%d keys %s at the standby, the first is %q", len(keys), what, keys[0])
-		}
-	}
+	d.say("last proven equal, value by value: at primary revision %d, %v ago", v.LastEqual.SourceRevision, v.Now.Sub(v.LastEqual.Began).Round(100*time.Millisecond))
 	return nil
 }
 

@@ -15,7 +15,7 @@ import (
 func TestDemo(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)
-	r := invoke(t, "demo").want(t, 0, "All 11 steps passed their checks", "missed 0   surplus 0   different 0   own 1 ",
+	r := invoke(t, "demo").want(t, 0, "All 12 steps passed their checks", "missed 0   surplus 0   different 0   own 1 ", "lost at most: 0 known revisions", "last proven equal, value by value",
 		"later the deleted key is back", "foreign keys          1", "the old mirror ended: fenced: target was promoted in epoch 2", "the standby is untouched")
 	if r.err != "" || strings.Contains(r.out, "\x1b") {
 		t.Errorf("colours without a terminal, or errors:\n%s%s", r.out, r.err)
@@ -25,9 +25,8 @@ func TestDemo(t *testing.T) {
 			t.Errorf("a line of %d bytes: %q", len(line), line)
 		}
 	}
-	counts := regexp.MustCompile(`kept (\d+)   equal (\d+)`).FindStringSubmatch(r.out)
-	if counts == nil || counts[1] != counts[2] || len(counts[1]) < 2 {
-		t.Errorf("kept and equal are %v", counts)
+	if kept := regexp.MustCompile(`kept (\d+)`).FindStringSubmatch(r.out); kept == nil || len(kept[1]) < 2 {
+		t.Errorf("kept are %v", kept)
 	}
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) > 0 {
@@ -62,36 +61,6 @@ func TestDemoWithoutAReader(t *testing.T) {
 
 // The checks of the demo find what they are there to find.
 func TestDemoChecks(t *testing.T) {
-	contentsOf := func(pairs ...string) contents {
-		c := contents{entries: map[string]entry{}}
-		for i := 0; i < len(pairs); i += 2 {
-			c.entries[pairs[i]] = entry{value: []byte(pairs[i+1]), mod: 1}
-		}
-		return c
-	}
-	keep := func(key []byte) bool { return key[0] == 'k' }
-	const own = "k-own"
-	primary := contentsOf("k1", "a", "k2", "b", "x1", "c")
-	for name, tc := range map[string]struct {
-		standby contents
-		want    string
-	}{
-		"equal":                  {contentsOf("k1", "a", "k2", "b"), ""},
-		"missed":                 {contentsOf("k1", "a"), `1 keys missed at the standby, the first is "k2"`},
-		"different":              {contentsOf("k1", "a", "k2", "c"), `1 keys different at the standby, the first is "k2"`},
-		"surplus":                {contentsOf("k1", "a", "k2", "b", "k3", "c"), `1 keys surplus at the standby, the first is "k3"`},
-		"the standby's own":      {contentsOf("k1", "a", "k2", "b", own, "c"), ""},
-		"filtered, though there": {contentsOf("k1", "a", "k2", "b", "x1", "c"), `1 keys surplus at the standby, the first is "x1"`},
-	} {
-		r := compareContents(primary, tc.standby, keep, own)
-		if _, has := tc.standby.entries[own]; r.kept != 2 || r.filtered != 1 || (r.own > 0) != has {
-			t.Errorf("%s: kept %d, filtered %d, own %d", name, r.kept, r.filtered, r.own)
-		}
-		if err := r.err(); (err == nil) != (tc.want == "") || err != nil && err.Error() != tc.want {
-			t.Errorf("%s: got %v, want %q", name, err, tc.want)
-		}
-	}
-
 	p := newPair(t)
 	d := &demo{stage: newStage(&buffer{}), target: p.targetC}
 	put(t, p.targetC, "/registry/a/b", "v")
