@@ -66,6 +66,7 @@ func (r *copyRound) dropStale() {
 func (r *copyRound) audit(ctx context.Context) error {
 	m := r.m
 	r.dropStale()
+	m.dropTrip()
 	own, err := m.writer.readOwn(ctx)
 	if err != nil {
 		return err

@@ -25,7 +25,9 @@ type marks struct {
 // loadMarks takes the sets over from the target's metadata.
 func (m *Mirror) loadMarks(md *Metadata) {
 	m.marks = marks{foreign: map[string]bool{}, guarded: map[string]string{}, drifted: map[string]DriftKind{}, pending: map[string]change{}}
+	m.trip = nil
 	if md != nil {
+		m.trip = md.Trip
 		for _, key := range md.Foreign {
 			m.foreign[key] = true
 		}

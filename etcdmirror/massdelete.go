@@ -135,7 +135,7 @@ func (m *Mirror) guardDeletes(ctx context.Context, until, left int64, key string
 	return m.writer.apply(ctx, []change{{key: keys.trip(), del: true}, {key: keys.approval(), del: true}}, m.writer.within(), AppliedInfo{})
 }
 
-// dropTrip forgets a trip of an earlier term that the source has made up for since.
+// dropTrip forgets a trip of an earlier term: the source has made up for it since, or a copy has done what it was about.
 func (m *Mirror) dropTrip() {
 	if m.trip == nil {
 		return

@@ -133,8 +133,6 @@ func TestP12ARestoredSourceContinues(t *testing.T) {
 	r = p.start(cfg)
 	p.sync(r)
 	p.mustEqual("/registry/", nil)
-	p.put(p.source, key(0), "w")
-	p.sync(r)
 	p.eventually(r, "the record's end", func(etcdmirror.Status) bool { return p.metadata().Trip == nil })
 }
 

@@ -168,9 +168,8 @@ func (m *Mirror) lead(ctx context.Context, l *leadership) (err error) {
 		return err
 	}
 	defer stop()
-	m.deletions, m.trip = &deletions{guard: m.cfg.Deletions}, nil
+	m.deletions = &deletions{guard: m.cfg.Deletions}
 	if md != nil && md.Trip != nil {
-		m.trip = md.Trip
 		m.deletions.note(time.Now(), md.Trip.Keys) // the window goes on
 	}
 	defer func() { m.drift.close() }()
