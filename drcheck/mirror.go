@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
@@ -73,11 +72,9 @@ func (v *mirrorView) exact() bool {
 // metadataDir is where a mirror keeps its metadata.
 func metadataDir(name string) string { return keyspace.MetadataPrefix + name + "/" }
 
-var nameRule = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$`)
-
 // validateName checks a mirror's name, by the rule of etcdmirror.ValidateName.
 func validateName(name string) error {
-	if nameRule.MatchString(name) {
+	if keyspace.ValidName(name) {
 		return nil
 	}
 	return &Error{Kind: ErrConfig, Detail: fmt.Sprintf("Name %q is no mirror name", name),

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"regexp"
 	"slices"
 	"time"
 
@@ -174,11 +173,9 @@ const (
 	LeaseMirror
 )
 
-var nameRule = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$`)
-
 // ValidateName checks a mirror's name.
 func ValidateName(name string) error {
-	if nameRule.MatchString(name) {
+	if keyspace.ValidName(name) {
 		return nil
 	}
 	return &Error{Kind: ErrConfig, Detail: fmt.Sprintf("Name %q is no mirror name", name),

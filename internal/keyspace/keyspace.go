@@ -3,6 +3,7 @@
 package keyspace
 
 import (
+	"regexp"
 	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -14,6 +15,11 @@ const (
 	// MetadataPrefix is where mirrors keep their metadata at the target. It never takes part, on either side.
 	MetadataPrefix = "/understudy/"
 )
+
+var nameRule = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$`)
+
+// ValidName reports whether a mirror may have this name; its metadata lives under it.
+func ValidName(name string) bool { return nameRule.MatchString(name) }
 
 // Settings are the fields of a Config that say which keys take part.
 type Settings struct {
