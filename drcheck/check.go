@@ -94,13 +94,12 @@ func (c Config) complete() (Config, *keyspace.Space, error) {
 //
 // With Config.Name the outcome is also recorded at the target for ReadVerdict; that it could not be recorded is logged, and no error either.
 func (c *Checker) Check(ctx context.Context) (*Result, error) {
-	r := &round{Checker: c, counts: map[string]*ResourceCount{}, beyond: map[Class][]Difference{}, result: &Result{Mode: c.cfg.Mode, Began: time.Now().UTC(), Differences: []Difference{}, Resources: []ResourceCount{}}}
-	if err := r.preflight(ctx); err != nil {
-		return nil, err
-	}
-	if err := r.compare(ctx); err != nil {
+	began := time.Now().UTC()
+	r, err := c.firstPass(ctx)
+	if err != nil {
 		return nil, c.explain(ctx, err)
 	}
+	r.result.Began = began
 	if err := r.settle(ctx); err != nil {
 		return nil, c.explain(ctx, err)
 	}
@@ -113,6 +112,44 @@ func (c *Checker) Check(ctx context.Context) (*Result, error) {
 		}
 	}
 	return r.result, nil
+}
+
+// tries is how often something is read from its beginning because a side, which had answered before, did not for a moment, such as while it elects a leader.
+const tries = 3
+
+// firstPass finds out what differs at first sight.
+func (c *Checker) firstPass(ctx context.Context) (*round, error) {
+	return patiently(ctx, c, func() (*round, error) {
+		r := &round{Checker: c, counts: map[string]*ResourceCount{}, beyond: map[Class][]Difference{},
+			result: &Result{Mode: c.cfg.Mode, Differences: []Difference{}, Resources: []ResourceCount{}}}
+		if err := r.preflight(ctx); err != nil {
+			return nil, &final{err}
+		}
+		return r, r.compare(ctx)
+	})
+}
+
+// final is an error that trying again does not help, or that is not worth the time.
+type final struct{ error }
+
+func (f *final) Unwrap() error { return f.error }
+
+// patiently reads again after errors that may pass.
+func patiently[T any](ctx context.Context, c *Checker, read func() (T, error)) (T, error) {
+	for attempt, try := (etcdrpc.Backoff{}), 1; ; try++ {
+		v, err := read()
+		var f *final
+		switch {
+		case errors.As(err, &f):
+			return v, f.error
+		case err == nil || ctx.Err() != nil || try == tries || etcdrpc.Classify(err) != etcdrpc.Retry:
+			return v, err
+		}
+		c.log.Warn("reading was interrupted, and begins again", "error", err)
+		if err := attempt.Wait(ctx); err != nil {
+			return v, err
+		}
+	}
 }
 
 // round is one check under way.

@@ -19,7 +19,7 @@ func (r *round) finish(ctx context.Context) error {
 	res := r.result
 	if r.cfg.Name != "" {
 		// Read again: what the mirror noted meanwhile explains what was found.
-		view, err := readMirror(ctx, r.target, r.cfg.RequestTimeout, r.cfg.Name)
+		view, err := patiently(ctx, r.Checker, func() (*mirrorView, error) { return readMirror(ctx, r.target, r.cfg.RequestTimeout, r.cfg.Name) })
 		if err != nil {
 			return err
 		}
@@ -38,7 +38,10 @@ func (r *round) finish(ctx context.Context) error {
 		slices.SortFunc(list, func(a, b Difference) int { return cmp.Compare(a.Key, b.Key) })
 		list = list[:min(len(list), max(r.cfg.Limit, 0))]
 		if err := r.lookInto(ctx, list); err != nil {
-			return err
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			r.log.Warn("some differences could not be looked into, and stay unexplained", "error", err)
 		}
 		res.Differences = append(res.Differences, list...)
 	}

@@ -2,8 +2,10 @@ package drcheck_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -194,4 +196,30 @@ func TestCompactionDuringTheCheck(t *testing.T) {
 	cancel()
 	wg.Wait()
 	st.stop()
+}
+
+// A server that restarts while it is read does not spoil the check.
+func TestARestartDuringTheCheck(t *testing.T) {
+	for _, mode := range []drcheck.Mode{drcheck.Content, drcheck.KeysOnly} {
+		s := newSides(t)
+		all := map[string]string{}
+		for i := range 20_000 { // more than is on its way when the server stops
+			all[fmt.Sprintf("/registry/secrets/ns/%05d", i)] = fmt.Sprint("value ", i)
+		}
+		s.fill(s.source, all)
+		s.fill(s.target, all)
+		restarts := 0
+		r := s.check(drcheck.Config{Mode: mode, RequestTimeout: 30 * time.Second, Resource: func(key string) string {
+			if strings.HasSuffix(key, "/06000") && restarts == 0 {
+				restarts++
+				if err := errors.Join(s.targetCluster.StopMember(0), s.targetCluster.StartMember(s.ctx, 0, nil)); err != nil {
+					t.Error(err)
+				}
+			}
+			return "all"
+		}})
+		if !r.Equal || r.SourceKeys != len(all) || r.TargetKeys != len(all) || restarts != 1 {
+			t.Errorf("%s: %+v, %d restarts", mode, r, restarts)
+		}
+	}
 }
