@@ -78,10 +78,8 @@ func (c *Checker) PlanRepair(ctx context.Context, result *Result, opts RepairOpt
 	}
 	plan := &RepairPlan{SourceClusterID: result.SourceClusterID, TargetClusterID: result.TargetClusterID, Steps: []RepairStep{}, Skipped: []RepairStep{}, Unlisted: result.Unlisted}
 	var puts, deletes []RepairStep
-	missed := map[string]bool{}
-	for _, d := range result.Differences {
-		missed[d.Key] = d.Class == Missed
-	}
+	owners := map[string]Difference{} // of keys to be put
+	coming := map[string]bool{}       // keys that the mirror brings or this repair puts
 	for _, d := range result.Differences {
 		step := RepairStep{Key: d.Key, SourceKey: d.SourceKey, Class: d.Class, Reason: d.Reason, targetRevision: d.TargetRevision}
 		switch {
@@ -93,21 +91,34 @@ func (c *Checker) PlanRepair(ctx context.Context, result *Result, opts RepairOpt
 			step.Why = "surplus keys are deleted only if they are named"
 		case d.Reason == ReasonInFlight, d.Reason == ReasonCopying:
 			step.Why = "the mirror brings it"
+			coming[d.Key] = d.Class == Missed
 		case len(opts.Classes) > 0 && !slices.Contains(opts.Classes, d.Class):
 			step.Why = "its class is not to be repaired"
 		case d.Reason == ReasonGuarded:
 			step.Why = "a guard keeps the value from the target: " + d.Detail
 		case d.Reason == ReasonOwnerExcluded:
 			step.Why = "the target's garbage collector would delete it again: the filter drops its owner " + d.Detail
-		case d.Reason == ReasonOwnerMissing && !missed[d.Detail]:
-			step.Why = "the target's garbage collector would delete it again: its owner is missing there, and not to be put: " + d.Detail
 		default:
 			step.Action = ActionPut
+			coming[d.Key], owners[d.Key] = d.Class == Missed, d
 			puts = append(puts, step)
 			continue
 		}
 		step.Action = ActionSkip
 		plan.Skipped = append(plan.Skipped, step)
+	}
+	for found := true; found; { // one that is not put may own others
+		found = false
+		puts = slices.DeleteFunc(puts, func(step RepairStep) bool {
+			d := owners[step.Key]
+			if d.Reason != ReasonOwnerMissing || coming[d.Detail] {
+				return false
+			}
+			step.Action, step.Why = ActionSkip, "the target's garbage collector would delete it again: its owner is missing there, and not to be put: "+d.Detail
+			plan.Skipped, found = append(plan.Skipped, step), true
+			delete(coming, step.Key)
+			return true
+		})
 	}
 	if most := cmp.Or(opts.MaxDeletes, DefaultMaxDeletes); len(deletes) > most {
 		return nil, &Error{Kind: ErrTooMany, Detail: fmt.Sprintf("%d keys of the target would be deleted, at most %d may", len(deletes), most),
@@ -133,7 +144,7 @@ func chosenDeletes(result *Result, opts RepairOptions) (map[string]bool, error) 
 	}
 	surplus := map[string]bool{}
 	for _, d := range result.Differences {
-		if d.Class == Surplus {
+		if d.Class == Surplus && !(opts.DeleteAllSurplus && d.Accepted) { // what is accepted is no difference, and deleted by name only
 			surplus[d.Key] = true
 		}
 	}

@@ -134,7 +134,10 @@ func (r *round) explainMissed(ctx context.Context, d *Difference, source *mvccpb
 		if key == "" {
 			continue
 		}
-		if !r.keys.Kept([]byte(key)) {
+		if !strings.HasPrefix(key, r.keys.Source) && r.keys.Source != r.keys.Target {
+			continue // not of this mirror, and not known what it is called at the target
+		}
+		if strings.HasPrefix(key, r.keys.Source) && !r.keys.Kept([]byte(key)) {
 			d.Reason, d.Detail = ReasonOwnerExcluded, key
 			return nil
 		}
@@ -144,6 +147,9 @@ func (r *round) explainMissed(ctx context.Context, d *Difference, source *mvccpb
 		}
 		if found(there)[0] == nil {
 			d.Reason, d.Detail = ReasonOwnerMissing, r.keys.ToTarget(key)
+			if !strings.HasPrefix(key, r.keys.Source) {
+				d.Reason = ReasonOwnerExcluded
+			}
 			return nil
 		}
 	}

@@ -304,3 +304,30 @@ func TestEncryptedValues(t *testing.T) {
 		t.Errorf("%+v", r.Differences)
 	}
 }
+
+// The check covers a part of the source; owners live outside of it.
+func TestOwnersOutsideOfThePrefix(t *testing.T) {
+	for name, prefixes := range map[string][2]string{
+		"same prefix":   {"/registry/example.com/things/a-long-namespace/", ""},
+		"other prefix":  {"/registry/example.com/things/", "/c/"},
+		"longer prefix": {"/registry/example.com/things/a-long-namespace/", "/c/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSides(t)
+			const owner, dependent = "/registry/minions/n", "/registry/example.com/things/a-long-namespace/d"
+			s.put(s.source, owner, object("Node", "n", "uid-o", "", ""))
+			s.put(s.source, dependent, object("Thing", "d", "uid-d", ownedBy("v1", "Node", "n", "uid-o"), ""))
+			m := s.mirror(etcdmirror.Config{RepairDelay: time.Millisecond, Prefix: prefixes[0], TargetPrefix: prefixes[1]})
+			s.sync(m)
+			there := dependent
+			if prefixes[1] != "" {
+				there = prefixes[1] + strings.TrimPrefix(dependent, prefixes[0])
+			}
+			s.delete(s.target, there)
+			r := s.check(drcheck.Config{Name: "test", Prefix: prefixes[0], TargetPrefix: prefixes[1], Settle: 300 * time.Millisecond})
+			if len(r.Differences) != 1 || r.Differences[0].Reason == drcheck.ReasonOwnerMissing {
+				t.Errorf("%+v", r.Differences)
+			}
+		})
+	}
+}

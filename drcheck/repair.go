@@ -31,6 +31,8 @@ type RepairReport struct {
 const (
 	repairKeys  = 16
 	repairBytes = 512 << 10
+	// repairTries is how often a transaction may come too late before fewer keys go together, and one alone is left as it is.
+	repairTries = 10
 )
 
 // Repair carries out a plan: it puts what the source has now, and deletes what the target still has as it was checked.
@@ -48,6 +50,9 @@ func (c *Checker) Repair(ctx context.Context, plan *RepairPlan) (*RepairReport, 
 	leases := view != nil && view.leases
 	for batch := range slices.Chunk(plan.Steps, repairKeys) {
 		if err := c.repairBatch(ctx, batch, leases, report); err != nil {
+			if ctx.Err() != nil {
+				err = ctx.Err()
+			}
 			return report, err
 		}
 	}
@@ -86,7 +91,14 @@ func (c *Checker) mayRepair(ctx context.Context, wantSource, wantTarget string) 
 	if view.Phase == phasePromoted {
 		return nil, promoted(c.cfg.Name, view.Epoch)
 	}
+	if view.Phase == phaseArmed {
+		return nil, armed(c.cfg.Name)
+	}
 	return view, view.matches(wantSource, wantTarget, c.keys.Source, c.keys.Target, c.cfg.KeepID, c.transformID())
+}
+
+func armed(name string) error {
+	return &Error{Kind: ErrNoMirror, Side: "target", Detail: fmt.Sprintf("mirror %q was demoted and has not run since", name), Hint: "start the mirror, and check again"}
 }
 
 func promoted(name string, epoch int64) error {
@@ -96,12 +108,25 @@ func promoted(name string, epoch int64) error {
 
 // repairBatch carries out some steps, in one transaction or, where values are large or objects are replaced, in several.
 func (c *Checker) repairBatch(ctx context.Context, steps []RepairStep, leases bool, report *RepairReport) error {
-	for attempt := (etcdrpc.Backoff{}); len(steps) > 0; {
+	attempt, lost := etcdrpc.Backoff{}, 0 // lost: attempts without progress
+	for len(steps) > 0 {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		switch {
+		case lost == repairTries && len(steps) == 1:
+			step := steps[0]
+			step.Action, step.Why = ActionSkip, "others change it at the target faster than it can be put"
+			report.Skipped, report.Left = append(report.Skipped, step), report.Left-1
+			return nil
+		case lost == repairTries:
+			return c.repairHalves(ctx, steps, leases, report)
+		}
 		fence, targets, err := c.readForRepair(ctx, steps)
-		if err != nil {
+		switch {
+		case tooMuch(err) && len(steps) > 1:
+			return c.repairHalves(ctx, steps, leases, report)
+		case err != nil:
 			return err
 		}
 		sourceOps := make([]clientv3.Op, len(steps))
@@ -122,7 +147,14 @@ func (c *Checker) repairBatch(ctx context.Context, steps []RepairStep, leases bo
 			taken++
 		}
 		committed, err := c.commitRepair(ctx, &t)
+		if err == nil && taken > 0 && committed {
+			lost = 0
+		} else {
+			lost++
+		}
 		switch {
+		case tooMuch(err) && len(steps) > 1:
+			return c.repairHalves(ctx, steps, leases, report)
 		case err != nil:
 			return err
 		case !committed: // somebody was faster: look again
@@ -138,6 +170,15 @@ func (c *Checker) repairBatch(ctx context.Context, steps []RepairStep, leases bo
 	return nil
 }
 
+// repairHalves goes on with fewer steps at a time.
+func (c *Checker) repairHalves(ctx context.Context, steps []RepairStep, leases bool, report *RepairReport) error {
+	half := len(steps) / 2
+	if err := c.repairBatch(ctx, steps[:half], leases, report); err != nil {
+		return err
+	}
+	return c.repairBatch(ctx, steps[half:], leases, report)
+}
+
 // readForRepair reads the target's keys and what fences a write to them, in one transaction.
 func (c *Checker) readForRepair(ctx context.Context, steps []RepairStep) (fence []clientv3.Cmp, targets []*mvccpb.KeyValue, err error) {
 	ops := make([]clientv3.Op, len(steps), len(steps)+1)
@@ -148,7 +189,7 @@ func (c *Checker) readForRepair(ctx context.Context, steps []RepairStep) (fence 
 	if c.cfg.Name != "" {
 		ops = append(ops, clientv3.OpGet(checkpoint))
 	}
-	resp, err := c.txn(ctx, c.target, "target", ops)
+	resp, err := c.once(ctx, c.target, "target", ops)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -166,6 +207,8 @@ func (c *Checker) readForRepair(ctx context.Context, steps []RepairStep) (fence 
 		return nil, nil, err
 	case state.Phase == phasePromoted:
 		return nil, nil, promoted(c.cfg.Name, state.Epoch)
+	case state.Phase == phaseArmed:
+		return nil, nil, armed(c.cfg.Name)
 	}
 	return sameEpoch(record, state.Epoch), kvs[:len(steps)], nil
 }

@@ -2,6 +2,7 @@ package drcheck
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -83,6 +84,12 @@ func (r *round) lookAtAll(ctx context.Context, open []*suspect, last bool) error
 // look looks at some suspects together.
 func (r *round) look(ctx context.Context, batch []*suspect, last bool) error {
 	targets, state, err := r.readTarget(ctx, batch)
+	if half := len(batch) / 2; half > 0 && tooMuch(err) {
+		if err := r.look(ctx, batch[:half], last); err != nil {
+			return err
+		}
+		return r.look(ctx, batch[half:], last)
+	}
 	if err != nil {
 		return err
 	}
@@ -156,7 +163,7 @@ func (r *round) readTarget(ctx context.Context, batch []*suspect) ([]*mvccpb.Key
 	if r.cfg.Name != "" {
 		ops = append(ops, clientv3.OpGet(metadataDir(r.cfg.Name)+"checkpoint"))
 	}
-	resp, err := r.txn(ctx, r.target, "target", ops)
+	resp, err := r.once(ctx, r.target, "target", ops)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -196,8 +203,26 @@ func (r *round) gets(batch []*suspect, rev int64, name func(sourceKey string) st
 	return ops
 }
 
-// txn makes a transaction of reads.
+// txn makes a transaction of reads, or several where the server's limit is low.
 func (c *Checker) txn(ctx context.Context, client *clientv3.Client, side string, ops []clientv3.Op) (*clientv3.TxnResponse, error) {
+	resp, err := c.once(ctx, client, side, ops)
+	half := len(ops) / 2
+	if half == 0 || !tooMuch(err) {
+		return resp, err
+	}
+	if resp, err = c.txn(ctx, client, side, ops[:half]); err != nil {
+		return nil, err
+	}
+	rest, err := c.txn(ctx, client, side, ops[half:])
+	if err != nil {
+		return nil, err
+	}
+	resp.Responses = append(resp.Responses, rest.Responses...)
+	return resp, nil
+}
+
+// once makes one transaction of reads.
+func (c *Checker) once(ctx context.Context, client *clientv3.Client, side string, ops []clientv3.Op) (*clientv3.TxnResponse, error) {
 	resp, err := etcdrpc.Do(ctx, c.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.TxnResponse, error) {
 		return client.Txn(ctx).Then(ops...).Commit()
 	})
@@ -216,4 +241,9 @@ func found(resp *clientv3.TxnResponse) []*mvccpb.KeyValue {
 		}
 	}
 	return kvs
+}
+
+// tooMuch reports whether fewer keys could be read: the server allows fewer operations, or large values take longer than a request may.
+func tooMuch(err error) bool {
+	return err != nil && (etcdrpc.Classify(err) == etcdrpc.TooManyOps || errors.Is(err, etcdrpc.ErrTimeout))
 }

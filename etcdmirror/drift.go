@@ -29,6 +29,8 @@ type drift struct {
 	checks  checkQueue
 	waiting map[string]*check  // by target key
 	fights  map[string]*repair // keys that were repaired lately
+	// repaired are keys that drcheck's repairs put, with the revision, until they have been looked at: what was put may be what the source has deleted meanwhile.
+	repaired map[string]int64
 
 	scanning *scan
 	scanDue  bool // the last scan did not end
@@ -51,7 +53,7 @@ const (
 var errUnlisted = errors.New("more keys were changed at the target than are listed")
 
 func (m *Mirror) newDrift() *drift {
-	return &drift{m: m, timer: time.NewTimer(time.Hour), waiting: map[string]*check{}, fights: map[string]*repair{}}
+	return &drift{m: m, timer: time.NewTimer(time.Hour), waiting: map[string]*check{}, fights: map[string]*repair{}, repaired: map[string]int64{}}
 }
 
 // begin follows the target from where the last term or copy had noted everything.
@@ -143,10 +145,15 @@ func (d *drift) got(ctx context.Context, r revision, open bool) error {
 // fold notes one event of the target.
 func (d *drift) fold(event *mvccpb.Event) {
 	m, key, rev := d.m, string(event.Kv.Key), event.Kv.ModRevision
+	delete(d.repaired, key)
 	switch {
 	case m.writer.own.has(rev):
 		m.forget(key)
 		m.settled(key)
+		if event.Type == mvccpb.Event_PUT && m.writer.own.repaired(rev) {
+			d.repaired[key] = rev
+			d.look(key, 0)
+		}
 		return
 	case event.Type == mvccpb.Event_PUT && event.Kv.CreateRevision == rev:
 		if _, ours := m.drifted[key]; ours {

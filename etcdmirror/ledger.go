@@ -135,13 +135,20 @@ func (l *ledger) noteRepair(key string, rev int64) {
 	l.repairs[rev] = key
 }
 
-// oldRepairs returns keys under repaired/ that tell nothing any more, by revision: no more than go with a transaction.
-func (l *ledger) oldRepairs() map[int64]string {
+// repaired reports whether a revision is a repair's.
+func (l *ledger) repaired(rev int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.repairs[rev] != ""
+}
+
+// oldRepairs returns keys under repaired/ that tell nothing any more, by revision: at most so many.
+func (l *ledger) oldRepairs(most int) map[int64]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old := map[int64]string{}
 	for rev, key := range l.repairs {
-		if rev <= l.watched && len(old) < 16 {
+		if rev <= l.watched && len(old) < most {
 			old[rev] = key
 		}
 	}

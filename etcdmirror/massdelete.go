@@ -119,7 +119,8 @@ func (m *Mirror) guardDeletes(ctx context.Context, until, left int64, key string
 		trip.ID = m.trip.ID // not approved in an earlier term, or while the mirror was away
 	}
 	keys := metaKeys(m.cfg.Name)
-	if err := m.writer.apply(ctx, []change{{key: keys.trip(), value: encode(trip)}}, m.writer.within(), AppliedInfo{}); err != nil {
+	// With what is noted of the target: this checkpoint says that it is, and the next one may be long in coming.
+	if err := m.saveTail(ctx, []change{{key: keys.trip(), value: encode(trip)}}, m.writer.within(), AppliedInfo{}); err != nil {
 		return err
 	}
 	m.trip = trip
@@ -132,7 +133,7 @@ func (m *Mirror) guardDeletes(ctx context.Context, until, left int64, key string
 	m.log.Warn("mass deletion approved", LogKeyRevision, m.track.status().SourceRevision)
 	d.approved = max(until, m.track.status().SourceRevision)
 	d.peaks = nil
-	return m.writer.apply(ctx, []change{{key: keys.trip(), del: true}, {key: keys.approval(), del: true}}, m.writer.within(), AppliedInfo{})
+	return m.saveTail(ctx, []change{{key: keys.trip(), del: true}, {key: keys.approval(), del: true}}, m.writer.within(), AppliedInfo{})
 }
 
 // dropTrip forgets a trip of an earlier term: the source has made up for it since, or a copy has done what it was about.

@@ -100,11 +100,17 @@ func (d *drift) check(ctx context.Context, key string, source *mvccpb.KeyValue) 
 	switch {
 	case source == nil:
 		m.settled(key)
-		if target == nil {
+		switch {
+		case target == nil:
 			m.forget(key)
-		} else {
+		case target.ModRevision == d.repaired[key]: // the source deleted it while the repair was about to put it
+			if err := m.saveTail(ctx, []change{{key: key, del: true, made: target.CreateRevision}}, m.writer.within(), AppliedInfo{}); err != nil {
+				return err
+			}
+		default:
 			m.markForeign(key)
 		}
+		delete(d.repaired, key)
 		return nil
 	case target != nil && m.equal(ctx, sourceKey, key, source.Value, target.Value):
 		m.forget(key)
@@ -209,8 +215,13 @@ func (d *drift) put(ctx context.Context, source, target *mvccpb.KeyValue) error 
 	m, key := d.m, d.m.keys.ToTarget(string(source.Key))
 	another := target != nil && (m.foreign[key] || otherObject(source.Value, target.Value))
 	changes, written, err := m.changesOf(ctx, source)
-	if err != nil || !written {
+	switch {
+	case err != nil:
 		return err
+	case !written && len(changes) > 0: // that a guard refuses it is to be known
+		return m.saveTail(ctx, changes, m.writer.within(), AppliedInfo{})
+	case !written:
+		return nil
 	}
 	if another {
 		if err := m.saveTail(ctx, []change{{key: key, del: true}}, m.writer.within(), AppliedInfo{}); err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -115,6 +116,12 @@ func (t *target) apply(ctx context.Context, changes []change, next Checkpoint, n
 	}
 	partNote := note
 	partNote.Part, partNote.Bulk = true, true
+	// The checkpoint before the parts says already that what others did is marked.
+	if marks := t.marksOf(changes); len(marks) > 0 {
+		if err := t.deliver(ctx, marks, AppliedInfo{Bulk: true}); err != nil {
+			return err
+		}
+	}
 	if err := t.commit(ctx, nil, partial, AppliedInfo{Bulk: true}); err != nil {
 		return err
 	}
@@ -138,6 +145,16 @@ func (t *target) apply(ctx context.Context, changes []change, next Checkpoint, n
 		}
 	}
 	return nil
+}
+
+// marksOf returns the changes that mark keys. They may be written before the rest, and once more with it.
+func (t *target) marksOf(changes []change) (marks []change) {
+	for _, c := range changes {
+		if !c.del && (strings.HasPrefix(c.key, t.keys.foreign()) || strings.HasPrefix(c.key, t.keys.drift())) {
+			marks = append(marks, c)
+		}
+	}
+	return marks
 }
 
 // cut divides changes, in order, into transactions that should fit together with a checkpoint. A single change is not divided.
@@ -237,8 +254,8 @@ func (t *target) commit(ctx context.Context, changes []change, next Checkpoint, 
 		changes = append(changes[:len(changes):len(changes)], t.clearOwn())
 	}
 	var repairs map[int64]string
-	if len(changes) < 16 {
-		repairs = t.own.oldRepairs()
+	if room := min(t.capacity(), 17) - len(changes); room > 0 { // never the reason why it does not fit
+		repairs = t.own.oldRepairs(min(room, 16))
 		for _, key := range repairs {
 			changes = append(changes[:len(changes):len(changes)], change{key: key, del: true})
 		}
