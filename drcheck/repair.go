@@ -263,7 +263,7 @@ func (t *repairTxn) take(ctx context.Context, c *Checker, step RepairStep, sourc
 		return false
 	}
 	t.compare = append(t.compare, unchanged)
-	if target != nil && otherObject(c.opened(ctx, step.SourceKey, source.Value), target.Value) {
+	if target != nil && kubemeta.OtherObject(c.opened(ctx, step.SourceKey, source.Value), target.Value) {
 		// Watchers are to see one object go and another one come: the put takes another transaction.
 		t.ops = append(t.ops, clientv3.OpDelete(step.Key))
 		return false
@@ -290,10 +290,4 @@ func (c *Checker) commitRepair(ctx context.Context, t *repairTxn) (bool, error) 
 		return false, unavailable("target", "writing", err)
 	}
 	return resp.Succeeded, nil
-}
-
-// otherObject reports whether two values are of objects with different UIDs.
-func otherObject(a, b []byte) bool {
-	var x, y kubemeta.Identity
-	return kubemeta.Read(a, &x) && kubemeta.Read(b, &y) && string(x.UID) != string(y.UID)
 }

@@ -213,7 +213,7 @@ func (d *drift) forgetRepairs(now time.Time) {
 // put writes a source value; what others made in its place is deleted before, in a revision of its own.
 func (d *drift) put(ctx context.Context, source, target *mvccpb.KeyValue) error {
 	m, key := d.m, d.m.keys.ToTarget(string(source.Key))
-	another := target != nil && (m.foreign[key] || otherObject(source.Value, target.Value))
+	another := target != nil && (m.foreign[key] || kubemeta.OtherObject(source.Value, target.Value))
 	changes, written, err := m.changesOf(ctx, source)
 	switch {
 	case err != nil:
@@ -229,12 +229,6 @@ func (d *drift) put(ctx context.Context, source, target *mvccpb.KeyValue) error 
 		}
 	}
 	return m.saveTail(ctx, changes, m.writer.within(), AppliedInfo{})
-}
-
-// otherObject reports whether two values are of objects with different UIDs.
-func otherObject(a, b []byte) bool {
-	var x, y kubemeta.Identity
-	return kubemeta.Read(a, &x) && kubemeta.Read(b, &y) && string(x.UID) != string(y.UID)
 }
 
 // checkQueue is a heap of checks by due time.

@@ -38,6 +38,12 @@ type Identity struct {
 	Owners [][]byte // without those that have no UID
 }
 
+// OtherObject reports whether two values are of objects with different UIDs. Where one cannot be read, it is not known to be.
+func OtherObject(a, b []byte) bool {
+	var x, y Identity
+	return Read(a, &x) && Read(b, &y) && string(x.UID) != string(y.UID)
+}
+
 // Encrypted reports whether the value carries the header of encryption at rest.
 func Encrypted(value []byte) bool { return bytes.HasPrefix(value, encrypted) }
 
