@@ -61,13 +61,9 @@ func TestRepairBringsNothingBack(t *testing.T) {
 	s.delete(s.target, key)
 	h := &hooked{}
 	c := s.checker(drcheck.Config{Name: "test", Transform: h})
-	result, err := c.Check(s.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plan, err := c.PlanRepair(s.ctx, result, drcheck.RepairOptions{})
-	if err != nil || plan.Puts != 1 {
-		t.Fatal(err, plan)
+	result, plan := s.planned(c, drcheck.RepairOptions{})
+	if plan.Puts != 1 {
+		t.Fatalf("%+v", plan)
 	}
 	h.f = func() { // between the repair's reads and its write
 		s.delete(s.source, key)
@@ -98,18 +94,11 @@ func TestServersThatAllowFewOperations(t *testing.T) {
 		s.delete(s.target, fmt.Sprintf("/registry/secrets/ns/s%03d", i))
 	}
 	c := s.checker(drcheck.Config{Name: "test"})
-	result, err := c.Check(s.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plan, err := c.PlanRepair(s.ctx, result, drcheck.RepairOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, plan := s.planned(c, drcheck.RepairOptions{})
 	if _, err := c.Repair(s.ctx, plan); err != nil {
 		t.Fatal(err)
 	}
-	if result, err = c.Check(s.ctx); err != nil || !result.Equal {
+	if result, err := c.Check(s.ctx); err != nil || !result.Equal {
 		t.Fatal(err, result)
 	}
 }
@@ -130,14 +119,7 @@ func TestRepairPutsNoDependentWithoutItsOwner(t *testing.T) {
 	s.sync(m)
 	s.delete(s.target, dependent) // as the target's garbage collector does
 	c := s.checker(drcheck.Config{Name: "test"})
-	result, err := c.Check(s.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plan, err := c.PlanRepair(s.ctx, result, drcheck.RepairOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, plan := s.planned(c, drcheck.RepairOptions{})
 	for _, step := range plan.Steps {
 		t.Errorf("%s %s (%s) though its owner is not put: skipped %+v", step.Action, step.Key, step.Reason, plan.Skipped)
 	}
@@ -174,13 +156,9 @@ func TestRepairGivesUpAFight(t *testing.T) {
 	// The source is far away: as long as the two in a row are faster, the repair wins.
 	h := &slow{s: s, key: key}
 	c := s.checker(drcheck.Config{Name: "test", Transform: h, Settle: 300 * time.Millisecond})
-	result, err := c.Check(s.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plan, err := c.PlanRepair(s.ctx, result, drcheck.RepairOptions{})
-	if err != nil || plan.Puts != 1 {
-		t.Fatal(err, plan)
+	_, plan := s.planned(c, drcheck.RepairOptions{})
+	if plan.Puts != 1 {
+		t.Fatalf("%+v", plan)
 	}
 	h.ctx = s.ctx
 	report, err := c.Repair(s.ctx, plan)
@@ -203,13 +181,9 @@ func TestRepairLeavesWhatWasAccepted(t *testing.T) {
 		return err == nil && len(r.Kvs) == 1
 	})
 	c := s.checker(drcheck.Config{Name: "test", AcceptMadeAtTarget: true, Settle: 300 * time.Millisecond})
-	result, err := c.Check(s.ctx)
-	if err != nil || !result.Equal {
-		t.Fatal(err, result)
-	}
-	plan, err := c.PlanRepair(s.ctx, result, drcheck.RepairOptions{DeleteAllSurplus: true})
-	if err != nil {
-		t.Fatal(err)
+	result, plan := s.planned(c, drcheck.RepairOptions{DeleteAllSurplus: true})
+	if !result.Equal {
+		t.Fatalf("%+v", result.Differences)
 	}
 	if plan.Deletes != 0 {
 		t.Errorf("an equal result, and %d deletes: %+v", plan.Deletes, plan.Steps)
@@ -226,14 +200,7 @@ func TestRepairLeavesADemotedTarget(t *testing.T) {
 	m.stop()
 	s.delete(s.target, key)
 	c := s.checker(drcheck.Config{Name: "test", Settle: 300 * time.Millisecond})
-	result, err := c.Check(s.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plan, err := c.PlanRepair(s.ctx, result, drcheck.RepairOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, plan := s.planned(c, drcheck.RepairOptions{})
 	if _, err := etcdmirror.Promote(s.ctx, s.target, "test", etcdmirror.PromoteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -245,4 +212,18 @@ func TestRepairLeavesADemotedTarget(t *testing.T) {
 	if got := s.kept(s.target)[key]; err == nil || got != "served" {
 		t.Errorf("%v: %+v: repair wrote over what the target served", err, report)
 	}
+}
+
+// planned checks and plans the repair of what differs.
+func (s *sides) planned(c *drcheck.Checker, opts drcheck.RepairOptions) (*drcheck.Result, *drcheck.RepairPlan) {
+	s.t.Helper()
+	result, err := c.Check(s.ctx)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	plan, err := c.PlanRepair(s.ctx, result, opts)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return result, plan
 }
