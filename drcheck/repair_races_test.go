@@ -61,7 +61,7 @@ func TestRepairBringsNothingBack(t *testing.T) {
 	s.delete(s.target, key)
 	h := &hooked{}
 	c := s.checker(drcheck.Config{Name: "test", Transform: h})
-	result, plan := s.planned(c, drcheck.RepairOptions{})
+	_, plan := s.planned(c, drcheck.RepairOptions{})
 	if plan.Puts != 1 {
 		t.Fatalf("%+v", plan)
 	}
@@ -75,7 +75,7 @@ func TestRepairBringsNothingBack(t *testing.T) {
 	}
 	s.put(s.source, "/registry/secrets/ns/b", "2")
 	s.sync(m)
-	result, err = c.Check(s.ctx)
+	result, err := c.Check(s.ctx)
 	if err != nil || !result.Equal {
 		t.Errorf("after %+v: %v, differences %+v; foreign %d", report, err, result.Differences, m.Status().Foreign)
 	}
