@@ -94,7 +94,7 @@ func (r *copyRound) settle(ctx context.Context, p *placer, until int64, last map
 		return err
 	}
 	p.waiting, p.stashed, p.entries, p.limit = nil, 0, entries, until
-	order, glued, ends := copyOrder(m.ranks, entries)
+	order, glued, ends := copyOrder(m.ranks, entries, nil)
 	begin := 0
 	for _, end := range append(ends, len(order)) {
 		for begin < end {

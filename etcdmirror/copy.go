@@ -287,7 +287,11 @@ func (r *copyRound) write(ctx context.Context, zombies []string) (exact int64, e
 
 // put writes what was listed, and what the watch tells if compactions moved the pin meanwhile.
 func (r *copyRound) put(ctx context.Context, p *placer, zombies *[]string) (exact int64, err error) {
-	order, glued, ends := copyOrder(r.m.ranks, r.entries)
+	levels, err := r.ownerLevels(ctx)
+	if err != nil {
+		return 0, err
+	}
+	order, glued, ends := copyOrder(r.m.ranks, r.entries, levels)
 	if err := p.place(ctx, order, glued, ends); err != nil {
 		return 0, err
 	}

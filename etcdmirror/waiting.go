@@ -1,6 +1,7 @@
 package etcdmirror
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"slices"
@@ -35,7 +36,8 @@ func (p *placer) wait(it item) {
 	w := waitingEntry{index: it.index, uid: it.uid, late: !it.readable}
 	if size := len(it.source.Key) + len(it.source.Value); p.stashed+size <= maxStash {
 		p.stashed += size
-		w.value = it.source
+		w.value = &mvccpb.KeyValue{Key: bytes.Clone(it.source.Key), Value: bytes.Clone(it.source.Value), // a page's values share memory
+			CreateRevision: it.source.CreateRevision, ModRevision: it.source.ModRevision, Version: it.source.Version, Lease: it.source.Lease}
 	}
 	if it.readable {
 		for _, owner := range p.id.Owners {

@@ -82,6 +82,18 @@ func (r Ranker) Of(key string) (Rank, string) {
 	}
 }
 
+// Resource returns the part of a key that its resource's keys share: the first segment below the prefix, and the second where the first is a group or is shared
+// by two resources. It is a guess, for what needs no certainty.
+func (r Ranker) Resource(key string) string {
+	first := r.Segment(key)
+	if name := first[strings.LastIndexByte(first, '/')+1:]; !strings.Contains(name, ".") && name != "services" {
+		return first
+	}
+	rest := strings.TrimPrefix(key[len(first):], "/")
+	second, _, _ := strings.Cut(rest, "/")
+	return key[:len(key)-len(rest)+len(second)]
+}
+
 // Segment returns the part of a key that tells one resource's watchers from another's: its first segment below the prefix.
 // It is coarser than a resource for groups of custom resources, which errs on the safe side.
 func (r Ranker) Segment(key string) string {

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -178,5 +179,52 @@ func BenchmarkRead(b *testing.B) {
 				kubemeta.Read(values[i%len(values)], &id)
 			}
 		})
+	}
+}
+
+func TestKindsAgreeWithAPIMachineryOnARealCluster(t *testing.T) {
+	objects, err := realcluster.Objects()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kind := func(apiVersion, kind string) kubemeta.Kind {
+		gvk := schema.FromAPIVersionAndKind(apiVersion, kind)
+		return kubemeta.Kind{Group: gvk.Group, Kind: gvk.Kind}
+	}
+	withOwners := 0
+	for _, obj := range objects {
+		var want kubemeta.Kind
+		var owners []kubemeta.Kind
+		var meta metav1.PartialObjectMetadata
+		switch {
+		case bytes.HasPrefix(obj.Value, []byte("k8s\x00")):
+			var unknown runtime.Unknown
+			if unknown.Unmarshal(obj.Value[4:]) != nil || meta.Unmarshal(unknown.Raw) != nil {
+				continue // of other things than objects, such as allocators' bitmaps
+			}
+			want = kind(unknown.APIVersion, unknown.Kind)
+		case json.Unmarshal(obj.Value, &meta) == nil:
+			want = kind(meta.APIVersion, meta.Kind)
+		default:
+			continue
+		}
+		for _, o := range meta.OwnerReferences {
+			owners = append(owners, kind(o.APIVersion, o.Kind))
+		}
+		if len(owners) > 0 {
+			withOwners++
+		}
+		got, gotOwners, ok := kubemeta.Kinds(obj.Value)
+		if !ok || got != want || !slices.Equal(gotOwners, owners) {
+			t.Errorf("%s: %v owned by %v (%v), want %v owned by %v", obj.Key, got, gotOwners, ok, want, owners)
+		}
+	}
+	if withOwners == 0 {
+		t.Error("no object of the cluster has an owner")
+	}
+	for _, value := range []string{"", "k8s\x00", "k8s:enc:aescbc:v1:key1:", "{", "plain"} {
+		if _, _, ok := kubemeta.Kinds([]byte(value)); ok {
+			t.Errorf("%q has a kind", value)
+		}
 	}
 }

@@ -1,13 +1,18 @@
 package kvstream
 
 // What the tests need of the inside.
-var Dense = dense
+var (
+	Dense     = dense
+	KeyValues = keyValues
+)
 
 const (
-	Sparse    = sparse
-	FirstPage = firstPage
-	MaxPage   = maxPage
-	PageBytes = pageBytes
+	Sparse     = sparse
+	FirstSpan  = firstSpan
+	MaxPage    = maxPage
+	MaxSpan    = maxSpan
+	SpansAhead = spansAhead
+	PageBytes  = pageBytes
 )
 
 // ForcePages makes a reader take the server for one before etcd 3.7.

@@ -2,7 +2,11 @@ package kvstream
 
 import (
 	"context"
+	"errors"
+	"io"
 	"math"
+	"sync"
+	"sync/atomic"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -22,73 +26,216 @@ type List interface {
 }
 
 const (
-	// The server bounds a page by keys, never by bytes, and after any number of small values the next ones may have 1.5 MiB each.
-	// So pages start small, follow the sizes seen and grow by no more than a factor of two at a time; and an answer beyond maxAnswer
+	// The server bounds an answer by keys, never by bytes, and after any number of small values the next ones may have 1.5 MiB each.
+	// So spans and pages start small, follow the sizes seen and grow by no more than a factor of two at a time; and a message beyond maxAnswer
 	// is refused by gRPC before any of it is read into memory, and asked for again with half as many keys.
-	firstPage = 32
-	maxPage   = 256
-	pageBytes = 1 << 20
+	firstSpan = 32
+	maxPage   = 256     // keys of a page
+	pageBytes = 1 << 20 // of a page's values
+	maxSpan   = 1024    // keys of a stream: the server sizes its next message by the last one, within these
+	spanBytes = 4 << 20
 	maxAnswer = 4 << 20
+	// spansAhead is how many spans are read at a time: while one is used, the others come, so that a long way to the server costs no pause for each.
+	spansAhead = 3
 	// defaultGets is what etcd's default of --max-txn-ops allows.
 	defaultGets = 128
 	// sparse: a range may hold this many times the keys wanted before single reads are cheaper.
 	sparse = 3
 )
 
+// batch is what came of a list at once: kvs[j] belongs to item first+j.
+type batch struct {
+	first int
+	kvs   []*mvccpb.KeyValue
+}
+
+// span is a part of a list that is read on its own, by one stream where the server has them.
+type span struct {
+	first, n int
+	batches  chan batch
+	err      error // why batches ended; read after it is closed
+}
+
 // Fetch reads the values of a list at the pin's revision and calls use for each page, in order: kvs[j] belongs to item first+j and is nil where the key does not exist.
+// The values of a page may share memory: one that is kept for long should be a copy.
 func (r *Reader) Fetch(ctx context.Context, list List, pin *Pin, use func(first int, kvs []*mvccpb.KeyValue) error) error {
 	if list.Len() == 0 {
 		return nil
 	}
-	type page struct {
-		first int
-		kvs   []*mvccpb.KeyValue
-	}
+	f := &fetch{Reader: r, list: list, pin: pin, began: make(chan struct{})}
 	g, ctx := errgroup.WithContext(ctx)
-	// One page is used, one is under way.
-	slot := make(chan struct{}, 1)
-	pages := make(chan page, 1)
+	slots := make(chan struct{}, spansAhead)
+	spans := make(chan *span, spansAhead)
 	g.Go(func() error {
-		defer close(pages)
-		size, mean := firstPage, 0 // mean size of the last page's values
-		for first := 0; first < list.Len(); {
+		defer close(spans)
+		for first, n := 0, 0; first < list.Len(); first += n {
 			select {
-			case slot <- struct{}{}:
+			case slots <- struct{}{}:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			if first > 0 {
-				size = max(min(pageBytes/max(mean, 1), 2*size, maxPage), 1)
+			if first > 0 { // whose size tells how much more may be asked for
+				select {
+				case <-f.began:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
 			}
-			kvs, bytes, err := r.fetchPage(ctx, list, first, r.span(list, first, size), pin)
-			if err != nil {
-				return err
-			}
-			size, mean = len(kvs), bytes/len(kvs)
-			pages <- page{first, kvs}
-			first += len(kvs)
+			n = f.span(first, n)
+			s := &span{first: first, n: n, batches: make(chan batch)}
+			spans <- s
+			g.Go(func() error {
+				defer close(s.batches)
+				s.err = f.read(ctx, s)
+				return s.err
+			})
 		}
 		return nil
 	})
 	g.Go(func() error {
-		for p := range pages {
-			<-slot
-			if err := use(p.first, p.kvs); err != nil {
-				return err
+		for s := range spans {
+			for b := range s.batches {
+				if err := use(b.first, b.kvs); err != nil {
+					return err
+				}
 			}
+			if s.err != nil {
+				return s.err
+			}
+			<-slots
 		}
 		return nil
 	})
 	return g.Wait()
 }
 
-// span is how many items from first on one page takes: up to size as a range where they lie close together, else as many as go into a transaction of single reads.
-func (r *Reader) span(list List, first, size int) int {
-	n := min(size, list.Len()-first)
-	if dense(list, first, n) {
-		return n
+// fetch is one call of Fetch.
+type fetch struct {
+	*Reader
+	list  List
+	pin   *Pin
+	mean  atomic.Int64  // size of the values that came last, at least 1
+	began chan struct{} // closed when mean is known
+	once  sync.Once
+}
+
+// span is how many items from first on are read together, after a span of last items.
+func (f *fetch) span(first, last int) int {
+	size := firstSpan
+	if last > 0 {
+		mean := int(f.mean.Load())
+		size = min(2*last, maxSpan, spanBytes/mean)
+		if size <= maxPage {
+			size = min(size, pageBytes/mean)
+		}
 	}
-	return min(n, r.gets())
+	n := min(max(size, 1), f.list.Len()-first)
+	switch {
+	case !dense(f.list, first, n):
+		return min(n, f.gets())
+	case f.noStream.Load():
+		return min(n, maxPage)
+	}
+	return n
+}
+
+// read reads a span.
+func (f *fetch) read(ctx context.Context, s *span) error {
+	tries := 0
+	for first, n := s.first, s.n; n > 0; {
+		var done int
+		var err error
+		if n > maxPage && !f.noStream.Load() {
+			done, err = f.stream(ctx, s, first, n, &tries)
+		} else {
+			done, err = f.page(ctx, s, first, min(n, maxPage))
+		}
+		if err != nil {
+			return err
+		}
+		first, n = first+done, n-done
+	}
+	return nil
+}
+
+// emit hands on what was read.
+func (f *fetch) emit(ctx context.Context, s *span, b batch) error {
+	bytes := 0
+	for _, kv := range b.kvs {
+		if kv != nil {
+			bytes += len(kv.Value)
+		}
+	}
+	f.mean.Store(int64(max(bytes/len(b.kvs), 1)))
+	f.once.Do(func() { close(f.began) })
+	select {
+	case s.batches <- b:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// page reads and hands on n items, or fewer if these have too many bytes.
+func (f *fetch) page(ctx context.Context, s *span, first, n int) (done int, err error) {
+	kvs, err := f.fetchPage(ctx, f.list, first, n, f.pin)
+	if err != nil {
+		return 0, err
+	}
+	return len(kvs), f.emit(ctx, s, batch{first, kvs})
+}
+
+// stream reads and hands on items that lie close together, as they come, and returns how many it got to.
+func (f *fetch) stream(ctx context.Context, s *span, first, n int, tries *int) (done int, err error) {
+	// New keys may have come into the range since it was listed, so it is bounded here too.
+	limit := int64(sparse * n)
+	stream, err := f.openStream(ctx, &pb.RangeRequest{Key: []byte(f.list.Key(first)), RangeEnd: []byte(f.list.Key(first+n-1) + "\x00"),
+		Revision: f.pin.Revision(), Limit: limit}, maxAnswer)
+	if err != nil {
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		return 0, err
+	}
+	defer stream.close()
+	for {
+		kvs, err := stream.recv()
+		switch {
+		case errors.Is(err, io.EOF) && limit > 0: // the rest does not exist
+			return n, f.emit(ctx, s, batch{first + done, make([]*mvccpb.KeyValue, n-done)})
+		case errors.Is(err, io.EOF):
+			return done, nil
+		case err != nil && etcdrpc.Classify(err) == etcdrpc.TooLarge && ctx.Err() == nil:
+			more, err := f.page(ctx, s, first+done, min(n-done, maxPage))
+			return done + more, err
+		case err != nil:
+			return done, f.broken(ctx, f.pin, stream.rev, err, tries)
+		}
+		*tries = 0
+		limit -= int64(len(kvs))
+		if matched := f.match(first+done, n-done, kvs); len(matched) > 0 {
+			if err := f.emit(ctx, s, batch{first + done, matched}); err != nil {
+				return done, err
+			}
+			done += len(matched)
+		}
+		if done == n {
+			return n, nil
+		}
+	}
+}
+
+// match gives the items from first on, of n, that neighbouring keys of the server tell about.
+func (f *fetch) match(first, n int, kvs []*mvccpb.KeyValue) (matched []*mvccpb.KeyValue) {
+	for _, kv := range kvs {
+		for len(matched) < n && f.list.Key(first+len(matched)) < string(kv.Key) {
+			matched = append(matched, nil)
+		}
+		if len(matched) < n && f.list.Key(first+len(matched)) == string(kv.Key) {
+			matched = append(matched, kv)
+		}
+	}
+	return matched
 }
 
 func (r *Reader) gets() int {
@@ -112,7 +259,7 @@ func dense(list List, first, n int) bool {
 }
 
 // fetchPage reads n items, or fewer if these have too many bytes.
-func (r *Reader) fetchPage(ctx context.Context, list List, first, n int, pin *Pin) (kvs []*mvccpb.KeyValue, bytes int, err error) {
+func (r *Reader) fetchPage(ctx context.Context, list List, first, n int, pin *Pin) (kvs []*mvccpb.KeyValue, err error) {
 	for ; ; n /= 2 {
 		if n > 1 && dense(list, first, n) {
 			kvs, err = r.fetchRange(ctx, list, first, n, pin)
@@ -120,15 +267,9 @@ func (r *Reader) fetchPage(ctx context.Context, list List, first, n int, pin *Pi
 			kvs, err = r.fetchKeys(ctx, list, first, n, pin)
 		}
 		if err == nil || n == 1 || ctx.Err() != nil || etcdrpc.Classify(err) != etcdrpc.TooLarge {
-			break
+			return kvs, err
 		}
 	}
-	for _, kv := range kvs {
-		if kv != nil {
-			bytes += len(kv.Value)
-		}
-	}
-	return kvs, bytes, err
 }
 
 // callOptions bound the answer to a request for n keys; a single key has no bound.

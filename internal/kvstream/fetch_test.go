@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
@@ -17,9 +17,6 @@ import (
 	"github.com/understudy-dr/understudy/internal/testutil"
 	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
 )
-
-// pagesAtOnce are the page in use and the one under way.
-const pagesAtOnce = 2
 
 type item struct {
 	key string
@@ -152,7 +149,7 @@ func TestFetchEqualsTheOracle(t *testing.T) {
 						t.Fatalf("%s (%d items), item %d: %v", name, len(l), i, err)
 					}
 				}
-				if len(pages) > 0 && slices.Max(pages) > kvstream.MaxPage {
+				if len(pages) > 0 && slices.Max(pages) > kvstream.MaxSpan {
 					t.Fatalf("%s: a page of %d items", name, slices.Max(pages))
 				}
 				if pin.Moved() {
@@ -223,70 +220,119 @@ func TestFetchAfterTheRevisionIsCompacted(t *testing.T) {
 	}
 }
 
-func TestFetchKeepsFewAndSmallPages(t *testing.T) {
+func TestFetchKeepsFewAndSmallSpans(t *testing.T) {
 	const each = 64 << 10
-	ctx, s := testutil.Context(t), newServer(t, embedetcd.Options{})
-	o, r := newOracle(t, s), s.reader()
-	puts := map[string]string{}
-	for i := range 250 {
-		puts[fmt.Sprintf("big/%04d", i)] = strings.Repeat("v", each)
-	}
-	for i := range 3000 {
-		puts[fmt.Sprintf("small/%04d", i)] = ""
-	}
-	rev := o.commit(puts, nil)
-	all := listing(o.now)
-	fetch := func(l list) (pages []int) {
-		before, used := s.requests.Load(), 0
-		err := r.Fetch(ctx, l, kvstream.NewPin("a", rev), func(first int, page []*mvccpb.KeyValue) error {
-			pages = append(pages, len(page))
-			used += len(page)
-			if used == len(l) {
+	both(t, embedetcd.Options{}, func(t *testing.T, s *server) {
+		ctx := testutil.Context(t)
+		o, r := newOracle(t, s), s.reader()
+		puts := map[string]string{}
+		for i := range 250 {
+			puts[fmt.Sprintf("big/%04d", i)] = strings.Repeat("v", each)
+		}
+		for i := range 12_000 {
+			puts[fmt.Sprintf("small/%05d", i)] = ""
+		}
+		rev := o.commit(puts, nil)
+		all := listing(o.now)
+		readAll(ctx, t, r.Keys("a", "b", kvstream.NewPin("a", rev))) // after which it knows what the server can do
+		calls := func() int64 { return s.requests.Load() + s.streams.Load() }
+		// spans fetches, and gives the number of items that each call to the server was for, in the list's order.
+		spans := func(l list) (sizes []int) {
+			var mu sync.Mutex
+			asked := map[int]int{} // place in the list: number of items
+			before, used, most := calls(), 0, int64(0)
+			s.tellRange(func(begin string, limit int64) {
+				mu.Lock()
+				defer mu.Unlock()
+				at, _ := slices.BinarySearchFunc(l, begin, func(it item, key string) int { return strings.Compare(it.key, key) })
+				asked[at] = int(limit) / kvstream.Sparse
+			})
+			err := r.Fetch(ctx, l, kvstream.NewPin("a", rev), func(first int, page []*mvccpb.KeyValue) error {
+				used += len(page)
+				// Whatever is in use, no more than a few spans are asked for: the one in use and those read ahead.
+				for range 5 { // time for a reader that goes too far
+					if _, err := s.client.MemberList(ctx); err != nil {
+						return err
+					}
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				open := calls() - before
+				for at, n := range asked {
+					if at+n <= first {
+						open--
+					}
+				}
+				most = max(most, open)
 				return nil
+			})
+			s.tellRange(nil)
+			if err != nil || used != len(l) {
+				t.Fatalf("%d items of %d: %v", used, len(l), err)
 			}
-			// While a page is in use the next one is read, and no further. All pages of the test take one request each.
-			want := int64(len(pages) - 1 + pagesAtOnce)
-			for s.requests.Load()-before < want {
-				if ctx.Err() != nil {
-					return fmt.Errorf("at page %d nothing is read ahead", len(pages)-1)
-				}
-				time.Sleep(time.Millisecond) // between looks; ctx alone decides
+			if most > kvstream.SpansAhead || len(l) > 1000 && most < 2 {
+				t.Errorf("up to %d spans are read at once, want %d at most, and more than one", most, kvstream.SpansAhead)
 			}
-			for range 5 { // time for a reader that goes too far
-				if _, err := s.client.MemberList(ctx); err != nil {
-					return err
-				}
+			for _, at := range slices.Sorted(maps.Keys(asked)) {
+				sizes = append(sizes, asked[at])
 			}
-			if begun := s.requests.Load() - before; begun != want {
-				return fmt.Errorf("at page %d the reader has asked for %d", len(pages)-1, begun)
+			return sizes
+		}
+		sizes := spans(all[:250])
+		for i, n := range sizes {
+			limit := kvstream.FirstSpan
+			if i > 0 {
+				limit = kvstream.PageBytes / each
 			}
-			return nil
-		})
+			if n > limit {
+				t.Errorf("span %d of big values has %d, want at most %d: %v", i, n, limit, sizes)
+			}
+		}
+		// Small values after big ones let the spans grow again, step by step: the next value may be big.
+		sizes = spans(all)
+		for i, n := range sizes {
+			if i > 0 && n > 2*sizes[i-1] {
+				t.Errorf("span %d grew too fast: %v", i, sizes)
+			}
+		}
+		largest := kvstream.MaxSpan
+		if s.noStream.Load() {
+			largest = kvstream.MaxPage
+		}
+		if slices.Max(sizes) != largest {
+			t.Errorf("spans of small values do not grow to %d: %v", largest, sizes)
+		}
+	})
+}
+
+// A message that is too large for a stream is asked for again in pieces, and the stream goes on behind it.
+func TestFetchOfValuesThatGrowWithinAStream(t *testing.T) {
+	both(t, embedetcd.Options{}, func(t *testing.T, s *server) {
+		ctx := testutil.Context(t)
+		o, r := newOracle(t, s), s.reader()
+		puts := map[string]string{}
+		for i := range 6000 {
+			size := 0
+			if i >= 2500 && i < 2560 || i >= 4000 && i < 4003 {
+				size = 300 << 10
+			}
+			puts[fmt.Sprintf("%05d", i)] = strings.Repeat("v", size)
+		}
+		rev := o.commit(puts, nil)
+		all := listing(o.now)
+		kvs, _, err := fetchAll(ctx, r, all, kvstream.NewPin("0", rev))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return pages
-	}
-	pages := fetch(all[:250])
-	for i, n := range pages {
-		limit := kvstream.FirstPage
-		if i > 0 {
-			limit = kvstream.PageBytes / each
+		for i, kv := range kvs {
+			if err := checkItem(all[i], kv, o.now); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if n > limit {
-			t.Errorf("page %d of big values has %d, want at most %d: %v", i, n, limit, pages)
+		if streamed := s.streams.Load() > 0; streamed == s.noStream.Load() {
+			t.Errorf("streams: %v", streamed)
 		}
-	}
-	// Small values after big ones let the pages grow again, step by step: the next value may be big.
-	pages = fetch(all)
-	for i, n := range pages {
-		if i > 0 && n > 2*pages[i-1] || n > kvstream.MaxPage {
-			t.Errorf("page %d grew too fast: %v", i, pages)
-		}
-	}
-	if slices.Max(pages) != kvstream.MaxPage {
-		t.Errorf("pages of small values never reach %d: %v", kvstream.MaxPage, pages)
-	}
+	})
 }
 
 func TestFetchEndsWhenItsUserDoes(t *testing.T) {
@@ -326,7 +372,7 @@ func TestFetchEndsWhenItsUserDoes(t *testing.T) {
 				t.Errorf("page %d, context %v: got %v", at, byContext, err)
 			}
 			// After an error no page is used; after a cancellation no more than had arrived.
-			if most := at + 1; pages < most || !byContext && pages > most || pages > most+pagesAtOnce {
+			if most := at + 1; pages < most || !byContext && pages > most || pages > most+kvstream.SpansAhead {
 				t.Errorf("page %d, context %v: %d pages were used", at, byContext, pages)
 			}
 			cancel()

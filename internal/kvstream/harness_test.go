@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -63,6 +64,7 @@ type server struct {
 
 	// noStream makes the server answer like one before etcd 3.7.
 	noStream atomic.Bool
+	asked    atomic.Value // func(begin string, limit int64), see tellRange
 	// stall stops all streams before they send message number stall; 0 lets them go on.
 	stall atomic.Int64
 }
@@ -90,6 +92,7 @@ func (s *server) onCall(ctx context.Context, req any, info *grpc.UnaryServerInfo
 	switch info.FullMethod {
 	case "/etcdserverpb.KV/Range":
 		s.ranges.Add(1)
+		s.tell(req)
 		s.requests.Add(1)
 	case "/etcdserverpb.KV/Txn":
 		s.requests.Add(1)
@@ -107,7 +110,17 @@ func (s *server) onStream(srv any, stream grpc.ServerStream, info *grpc.StreamSe
 	s.streams.Add(1)
 	s.open.Add(1)
 	defer s.open.Add(-1)
-	return next(srv, &slowStream{ServerStream: stream, stall: &s.stall})
+	return next(srv, &slowStream{ServerStream: stream, stall: &s.stall, got: s.tell})
+}
+
+// tellRange calls fn with each bounded range that the server is asked for; nil: no more.
+func (s *server) tellRange(fn func(begin string, limit int64)) { s.asked.Store(fn) }
+
+func (s *server) tell(req any) {
+	fn, _ := s.asked.Load().(func(begin string, limit int64))
+	if r, ok := req.(*pb.RangeRequest); ok && fn != nil && r.Limit > 0 {
+		fn(string(r.Key), r.Limit)
+	}
 }
 
 // slowStream is a stream that can be made to hang.
@@ -115,6 +128,15 @@ type slowStream struct {
 	grpc.ServerStream
 	sent  int64
 	stall *atomic.Int64
+	got   func(req any)
+}
+
+func (s *slowStream) RecvMsg(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	if err == nil {
+		s.got(m)
+	}
+	return err
 }
 
 func (s *slowStream) SendMsg(m any) error {

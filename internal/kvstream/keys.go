@@ -3,17 +3,12 @@ package kvstream
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc"
-
-	"github.com/understudy-dr/understudy/internal/etcdrpc"
 )
 
 // pageKeys is how many keys one page holds where the server cannot stream: large, because the server counts the rest of the range for every page.
@@ -28,7 +23,7 @@ type Keys struct {
 	next   string // where to go on after what is in page
 	page   []*mvccpb.KeyValue
 	done   bool
-	stream *keyStream
+	stream *rangeStream
 
 	leaderless int // members in a row that knew no leader
 }
@@ -70,9 +65,9 @@ func (k *Keys) fill(ctx context.Context) (err error) {
 	if k.reader.noStream.Load() {
 		return k.fillPage(ctx)
 	}
-	rev := k.pin.Revision()
 	if k.stream == nil {
-		if k.stream, err = k.reader.openKeys(ctx, k.next, k.end, rev); err != nil {
+		k.stream, err = k.reader.openStream(ctx, &pb.RangeRequest{Key: []byte(k.next), RangeEnd: []byte(k.end), Revision: k.pin.Revision(), KeysOnly: true}, math.MaxInt32)
+		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -89,23 +84,10 @@ func (k *Keys) fill(ctx context.Context) (err error) {
 		k.leaderless = 0
 		k.advance()
 		return nil
-	case ctx.Err() != nil:
-		return ctx.Err()
 	}
-	stream := k.stream
+	rev := k.stream.rev
 	k.Close()
-	if k.leaderless++; etcdrpc.Leaderless(err) && k.leaderless < etcdrpc.MemberTries {
-		return nil // the next stream goes to another member
-	}
-	k.leaderless = 0
-	switch etcdrpc.Classify(err) {
-	case etcdrpc.Unsupported:
-		k.reader.noStream.Store(true)
-		return nil
-	case etcdrpc.Compacted:
-		return k.pin.move(ctx, k.reader, stream.rev)
-	}
-	return err
+	return k.reader.broken(ctx, k.pin, rev, err, &k.leaderless)
 }
 
 func (k *Keys) fillPage(ctx context.Context) error {
@@ -125,48 +107,3 @@ func (k *Keys) advance() {
 		k.next = string(k.page[n-1].Key) + "\x00"
 	}
 }
-
-// keyStream is one RangeStream call. It is used raw: the client's own wrapper leaks its goroutine when its reader leaves early.
-type keyStream struct {
-	rev     int64
-	stream  pb.KV_RangeStreamClient
-	cancel  context.CancelCauseFunc
-	timeout time.Duration
-}
-
-func (r *Reader) openKeys(ctx context.Context, begin, end string, rev int64) (*keyStream, error) {
-	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(ctx))
-	s := &keyStream{rev: rev, cancel: cancel, timeout: r.Timeout}
-	watchdog := time.AfterFunc(r.Timeout, func() { cancel(etcdrpc.ErrTimeout) })
-	defer watchdog.Stop()
-	stream, err := pb.NewKVClient(r.Client.ActiveConnection()).RangeStream(ctx,
-		&pb.RangeRequest{Key: []byte(begin), RangeEnd: []byte(end), Revision: rev, KeysOnly: true},
-		grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.WaitForReady(true))
-	if err != nil {
-		err = s.explain(ctx, err)
-		cancel(nil)
-		return nil, err
-	}
-	s.stream = stream
-	return s, nil
-}
-
-func (s *keyStream) recv() ([]*mvccpb.KeyValue, error) {
-	watchdog := time.AfterFunc(s.timeout, func() { s.cancel(etcdrpc.ErrTimeout) })
-	defer watchdog.Stop()
-	resp, err := s.stream.Recv()
-	if err != nil {
-		return nil, s.explain(s.stream.Context(), err)
-	}
-	return resp.GetRangeResponse().GetKvs(), nil
-}
-
-// explain tells a call that ended for want of an answer from one that its caller ended: gRPC reports both as canceled.
-func (s *keyStream) explain(ctx context.Context, err error) error {
-	if errors.Is(context.Cause(ctx), etcdrpc.ErrTimeout) {
-		return fmt.Errorf("%w of %v: %w", etcdrpc.ErrTimeout, s.timeout, err)
-	}
-	return err
-}
-
-func (s *keyStream) close() { s.cancel(nil) }
