@@ -39,6 +39,8 @@ const (
 	spansAhead = 3
 	// defaultGets is what etcd's default of --max-txn-ops allows.
 	defaultGets = 128
+	// minRun: so many neighbours at the end of a run are worth a request of their own.
+	minRun = 16
 	// sparse: a range may hold this many times the keys wanted before single reads are cheaper.
 	sparse = 3
 )
@@ -130,11 +132,28 @@ func (f *fetch) span(first, last int) int {
 		}
 	}
 	n := min(max(size, 1), f.list.Len()-first)
-	switch {
-	case !dense(f.list, first, n):
-		return min(n, f.gets())
-	case f.noStream.Load():
-		return min(n, maxPage)
+	if f.noStream.Load() {
+		n = min(n, maxPage)
+	}
+	if dense(f.list, first, n) {
+		return n
+	}
+	n = min(n, f.gets())
+	if run := f.run(first, n); run >= minRun && dense(f.list, first, run) {
+		return run
+	}
+	return n
+}
+
+// run is how many items from first on, of n, come before the list goes on somewhere else.
+func (f *fetch) run(first, n int) int {
+	last := f.list.Pos(first)
+	for i := 1; i < n; i++ {
+		pos := f.list.Pos(first + i)
+		if pos <= last || pos > last+sparse*minRun {
+			return i
+		}
+		last = pos
 	}
 	return n
 }
