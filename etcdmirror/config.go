@@ -26,6 +26,7 @@ const (
 	DefaultBatchBytes         = 1 << 20
 	DefaultInFlight           = 4
 	DefaultBufferBytes        = 16 << 20
+	DefaultCatchUpWatches     = 8
 	DefaultMergeBehind        = 64
 	DefaultSessionTTL         = 10 * time.Second
 	DefaultRepairDelay        = 5 * time.Second
@@ -57,6 +58,12 @@ type Config struct {
 	Keep func(key []byte) bool
 	// KeepID identifies what Keep keeps, such as (*keyfilter.Filter).Hash(); required with Keep. A change leads to a resync.
 	KeepID string
+
+	// Skip lists prefixes of source keys, each below Prefix, under which nothing is mirrored, those with the most traffic first. It is for what Keep drops anyway:
+	// (*keyfilter.Filter).Skips tells it, and KeepID stands for both. What is skipped need not be received, see Watch.
+	Skip []string
+	// Watch is how much of the source is followed.
+	Watch WatchPolicy
 
 	// Transform rewrites values on their way; nil copies them. A change of its ID leads to a resync.
 	Transform Transformer
@@ -108,6 +115,9 @@ type Config struct {
 	InFlight int
 	// BufferBytes bounds the events read from the source and not yet applied; 0 is DefaultBufferBytes. When full, the source is slowed down, nothing is dropped.
 	BufferBytes int
+	// CatchUpWatches is how many watches of the source read a backlog side by side; 0 is DefaultCatchUpWatches, 1 leaves it to a single one.
+	// A source serves a watch that is behind about 10,000 revisions per second, however fast the target is; more watches are more work for the source at once.
+	CatchUpWatches int
 	// MergeBehind is how many source revisions must wait before the tail merges them as a bulk phase does; 0 is DefaultMergeBehind.
 	// Below that, no two keys of one resource get the same target revision, so that clients of the target can resume their watches (unless the source changed them in one transaction).
 	MergeBehind int
@@ -153,6 +163,19 @@ const (
 	LeftFilterDelete
 )
 
+// WatchPolicy is how much of the source is followed.
+type WatchPolicy int
+
+const (
+	// WatchAuto is WatchKept for a source that is more than 5 ms away, where receiving costs more than asking, and WatchAll for a near one.
+	WatchAuto WatchPolicy = iota
+	// WatchAll follows the whole prefix. What Keep drops is received and dropped.
+	WatchAll
+	// WatchKept leaves out what Skip lists, up to the first seven entries. The source has to be asked, for each change or several together, whether the ranges between them
+	// have come in full, so a change arrives up to a round trip later. From a source whose progress notifications cannot be relied on (before 3.4.25 and 3.5.8) everything is followed.
+	WatchKept
+)
+
 // DriftPolicy is what happens to mirrored keys that others changed or deleted at the target.
 type DriftPolicy int
 
@@ -195,12 +218,15 @@ func (c Config) complete() (Config, error) {
 	for _, p := range problems {
 		bad(p.Detail, p.Hint)
 	}
-	c.Prefix, c.TargetPrefix = keys.Source, keys.Target
+	c.Prefix, c.TargetPrefix, c.Skip = keys.Source, keys.Target, slices.Clone(c.Skip)
 	if c.Surplus < SurplusKeep || c.Surplus > SurplusDelete {
 		bad(fmt.Sprintf("Surplus %d is unknown", c.Surplus), "use SurplusKeep or SurplusDelete")
 	}
 	if c.LeftFilter < LeftFilterKeep || c.LeftFilter > LeftFilterDelete {
 		bad(fmt.Sprintf("LeftFilter %d is unknown", c.LeftFilter), "use LeftFilterKeep or LeftFilterDelete")
+	}
+	if c.Watch < WatchAuto || c.Watch > WatchKept {
+		bad(fmt.Sprintf("Watch %d is unknown", c.Watch), "use WatchAuto, WatchAll or WatchKept")
 	}
 	if c.Drift < DriftReport || c.Drift > DriftRepair {
 		bad(fmt.Sprintf("Drift %d is unknown", c.Drift), "use DriftReport or DriftRepair")
@@ -258,6 +284,7 @@ func (c Config) complete() (Config, error) {
 		{"BatchBytes", &c.BatchBytes, DefaultBatchBytes, 1 << 10},
 		{"InFlight", &c.InFlight, DefaultInFlight, 1},
 		{"BufferBytes", &c.BufferBytes, DefaultBufferBytes, 64 << 10},
+		{"CatchUpWatches", &c.CatchUpWatches, DefaultCatchUpWatches, 1},
 		{"MergeBehind", &c.MergeBehind, DefaultMergeBehind, 1},
 		{"RepairLimit", &c.RepairLimit, DefaultRepairLimit, 1},
 		{"Deletions.Count", &c.Deletions.Count, DefaultDeletionCount, 1},
@@ -282,5 +309,5 @@ func (c Config) complete() (Config, error) {
 
 // keys says which keys take part.
 func (c *Config) keys() (keyspace.Space, []keyspace.Problem) {
-	return keyspace.Settings{Prefix: c.Prefix, AllKeys: c.AllKeys, TargetPrefix: c.TargetPrefix, StripPrefix: c.StripPrefix, Keep: c.Keep, KeepID: c.KeepID}.Space()
+	return keyspace.Settings{Prefix: c.Prefix, AllKeys: c.AllKeys, TargetPrefix: c.TargetPrefix, StripPrefix: c.StripPrefix, Keep: c.Keep, KeepID: c.KeepID, Skip: c.Skip}.Space()
 }

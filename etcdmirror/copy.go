@@ -29,7 +29,7 @@ var (
 )
 
 // copy brings the target from the checkpoint's state to equal the source at some revision, and returns the watch that goes on from there.
-func (m *Mirror) copy(ctx context.Context, md *Metadata, reason string) (*watch, error) {
+func (m *Mirror) copy(ctx context.Context, md *Metadata, reason string) (*sourceWatch, error) {
 	base := md == nil || md.Checkpoint.Phase == PhaseBase
 	state, phase := StateResync, PhaseResync
 	if base {
@@ -90,7 +90,7 @@ type copyRound struct {
 	// head is the source revision that the round reads at and ends with; targetHead the target's when the round began.
 	head, targetHead int64
 
-	watch    *watch
+	watch    *sourceWatch
 	pin      *kvstream.Pin
 	entries  []entry
 	surplus  []surplusKey
@@ -112,7 +112,7 @@ func (r *copyRound) closeWatch() {
 	}
 }
 
-func (r *copyRound) run(ctx context.Context) (*watch, error) {
+func (r *copyRound) run(ctx context.Context) (*sourceWatch, error) {
 	m := r.m
 	var err error
 	if r.head, err = m.sourceHead(ctx); err != nil {

@@ -93,7 +93,8 @@ func (d *drift) close() {
 func (m *Mirror) openDriftWatch(ctx context.Context, from int64) *watch {
 	begin, end := keyspace.Bounds(m.keys.Target)
 	return m.open(ctx, watchSpec{client: m.target, side: "target", begin: begin, end: end, from: from, clusterID: m.targetID, stall: m.cfg.StallTimeout,
-		keep: m.keys.KeptAtTarget, bare: true, head: m.targetHead, seen: func(int64) {},
+		keep: m.keys.KeptAtTarget, bare: true, head: m.targetHead, seen: func(int64) {}, room: m.cfg.BufferBytes,
+		trust: func(ctx context.Context) bool { return m.trustProgress(ctx, m.target, "target") },
 		behind: func(head int64) error {
 			return fmt.Errorf("its revision is %d, revision %d was seen before", head, from-1)
 		}})

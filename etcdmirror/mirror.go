@@ -174,7 +174,7 @@ func (m *Mirror) lead(ctx context.Context, l *leadership) (err error) {
 	}
 	defer func() { m.drift.close() }()
 	m.drift = m.newDrift()
-	var w *watch
+	var w *sourceWatch
 	reason := m.copyReason(md)
 	if reason == "" {
 		m.track.applied(md.Checkpoint.SourceRevision)

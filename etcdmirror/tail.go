@@ -12,7 +12,7 @@ import (
 
 // follow applies what the watch brings, revision by revision, until ctx ends or the watch cannot be continued. It opens the watch again after a loss.
 // It returns an error that isCompacted when the source no longer has what comes next.
-func (m *Mirror) follow(ctx context.Context, w *watch) error {
+func (m *Mirror) follow(ctx context.Context, w *sourceWatch) error {
 	defer func() { w.close() }()
 	m.track.setState(StateTail, "")
 	m.log.Info("following the source", LogKeyRevision, m.writer.record.SourceRevision)
@@ -39,7 +39,7 @@ func (m *Mirror) follow(ctx context.Context, w *watch) error {
 }
 
 // drainWatch applies what one watch brings until it ends, and sees to the target in between.
-func (m *Mirror) drainWatch(ctx context.Context, w *watch, seen *int64, attempt *etcdrpc.Backoff) error {
+func (m *Mirror) drainWatch(ctx context.Context, w *sourceWatch, seen *int64, attempt *etcdrpc.Backoff) error {
 	saved := time.NewTimer(m.cfg.CheckpointInterval)
 	defer saved.Stop()
 	for {
@@ -179,7 +179,7 @@ func (g *group) count(events []*mvccpb.Event) {
 //
 // While few wait, only revisions that touch different resources go together: a client whose watch was cut off within a revision resumes behind it,
 // and would miss what else that revision had for its resource (P11). When many wait, everything goes together up to the limits of a bulk transaction.
-func (m *Mirror) gather(ctx context.Context, w *watch, first revision) (*group, error) {
+func (m *Mirror) gather(ctx context.Context, w *sourceWatch, first revision) (*group, error) {
 	g := &group{last: first.rev, events: first.events, bulk: w.backlog() >= m.cfg.MergeBehind}
 	for _, event := range first.events {
 		g.bytes += len(event.Kv.Key) + len(event.Kv.Value)

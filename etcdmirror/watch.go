@@ -18,13 +18,6 @@ import (
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
 )
 
-// revision is one source revision with its kept events, or, without events, the news that nothing kept changed up to rev.
-type revision struct {
-	rev    int64
-	events []*mvccpb.Event
-	weight int64 // of the buffer
-}
-
 // watchSpec says what a watch follows, and whom it tells.
 type watchSpec struct {
 	client     *clientv3.Client
@@ -38,27 +31,27 @@ type watchSpec struct {
 	seen       func(rev int64)                      // each answer's revision
 	head       func(context.Context) (int64, error) // a linearizable read of the cluster's revision
 	behind     func(head int64) error               // what it means that the cluster has not reached the revision watched from
-	hurry      <-chan struct{}                      // asks for progress at once
+	room       int                                  // of the buffer, in bytes
+	trust      func(context.Context) bool           // whether progress notifications can be relied on, see trustProgress
 }
 
-// watch follows keys from a revision on. It uses the raw stream: clientv3's watcher buffers without bound,
+// watch follows the keys of one range from a revision on, by one stream. It uses the raw stream: clientv3's watcher buffers without bound,
 // here a full buffer makes gRPC's flow control slow the server down.
 type watch struct {
 	watchSpec
-	m      *Mirror
-	items  chan revision
-	room   *semaphore.Weighted
-	cancel context.CancelCauseFunc
-	done   chan struct{}
-	err    error // why it ended; read after items is closed
+	feed
+	m     *Mirror
+	space *semaphore.Weighted
 
 	alive   *time.Timer   // ends the watch when nothing shows that it lives
 	known   atomic.Int64  // the highest revision of the cluster that this watch saw
+	last    atomic.Int64  // the last revision received
+	reach   atomic.Int64  // how many revisions the last answer out of the cluster's log went on for; 0: none came
+	weight  atomic.Int64  // what that answer took
+	until   atomic.Int64  // ends the watch with errReached when it has all before this revision; 0: never
+	hurry   chan struct{} // asks for progress at once
 	judged  chan struct{} // closed when trusted is known
-	trusted atomic.Bool   // see trustProgress
-	live    bool          // the cluster has answered; read after items is closed
-
-	unread *revision // given back by the reader
+	trusted atomic.Bool
 }
 
 // maxStallDoublings bounds how far StallTimeout grows while one watch after another brings nothing: a server may need longer than that to put together
@@ -68,29 +61,24 @@ const maxStallDoublings = 5
 // errStalled ends a watch that showed no sign of life.
 var errStalled = errors.New("no sign of life from the watch")
 
-// bufferedRevisions bounds the revisions waiting in a watch's buffer, however small.
-const bufferedRevisions = 4096
-
 // eventOverhead is what an event takes beside its key and value.
 const eventOverhead = 200
 
-// openWatch follows the source's kept keys from a revision on.
-func (m *Mirror) openWatch(ctx context.Context, from int64) *watch {
-	return m.open(ctx, watchSpec{client: m.source, side: "source", begin: m.sourceBegin, end: m.sourceEnd, from: from, clusterID: m.sourceID,
-		stall: m.cfg.StallTimeout << min(m.stalls, maxStallDoublings), keep: m.keys.Kept, hurry: m.hurry, head: m.sourceHead,
-		seen:   func(rev int64) { m.track.head(rev) },
-		behind: func(head int64) error { return sourceRewound(from-1, head) }})
-}
+// errReached ends a watch behind which another goes on.
+var errReached = errors.New("another watch goes on from here")
+
+// manyRevisions: an answer of that many comes out of the cluster's log (an unsynced watcher gets up to 1,000 at a time, see watchBatchMaxRevs in
+// server/storage/mvcc/watcher_group.go).
+const manyRevisions = 500
 
 func (m *Mirror) open(ctx context.Context, spec watchSpec) *watch {
 	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(ctx))
-	w := &watch{watchSpec: spec, m: m, items: make(chan revision, bufferedRevisions), room: semaphore.NewWeighted(int64(m.cfg.BufferBytes)),
-		cancel: cancel, done: make(chan struct{}), judged: make(chan struct{})}
+	w := &watch{watchSpec: spec, m: m, feed: newFeed(cancel), space: semaphore.NewWeighted(int64(spec.room)), hurry: make(chan struct{}, 1), judged: make(chan struct{})}
+	w.last.Store(spec.from - 1)
 	w.alive = time.AfterFunc(w.stall, func() { cancel(errStalled) })
 	go func() {
-		// Asked at each opening, because a stream may land on a member that was away before.
 		defer close(w.judged)
-		w.trusted.Store(m.trustProgress(ctx, w.client, w.side))
+		w.trusted.Store(w.trust(ctx))
 	}()
 	go func() {
 		defer close(w.done)
@@ -109,54 +97,12 @@ func (m *Mirror) open(ctx context.Context, spec watchSpec) *watch {
 	return w
 }
 
-// close ends the watch and waits for it.
-func (w *watch) close() {
-	w.cancel(context.Canceled)
-	<-w.done
-}
-
-// next returns the next revision, waiting for it no longer than until wake fires (nil: no limit). ok is false when wake fired.
-// An error ends the watch; everything received before has been returned.
-func (w *watch) next(ctx context.Context, wake <-chan time.Time) (r revision, ok bool, err error) {
-	if w.unread != nil {
-		r, w.unread = *w.unread, nil
-		return r, true, nil
-	}
+// askProgress asks for progress at once.
+func (w *watch) askProgress() {
 	select {
-	case r, open := <-w.items:
-		return w.got(r, open)
+	case w.hurry <- struct{}{}:
 	default:
 	}
-	select {
-	case r, open := <-w.items:
-		return w.got(r, open)
-	case <-wake:
-		return revision{}, false, nil
-	case <-ctx.Done():
-		return revision{}, false, ctx.Err()
-	}
-}
-
-func (w *watch) got(r revision, open bool) (revision, bool, error) {
-	if !open {
-		return revision{}, false, w.err
-	}
-	if r.weight > 0 {
-		w.room.Release(r.weight)
-	}
-	return r, true, nil
-}
-
-// giveBack makes next return r again.
-func (w *watch) giveBack(r revision) { w.unread = &r }
-
-// backlog is how many revisions wait.
-func (w *watch) backlog() int {
-	n := len(w.items)
-	if w.unread != nil {
-		n++
-	}
-	return n
 }
 
 func (w *watch) run(ctx context.Context) error {
@@ -174,11 +120,12 @@ func (w *watch) run(ctx context.Context) error {
 	asked := make(chan struct{})
 	go func() {
 		defer close(asked)
-		w.askProgress(asking, stream)
+		w.keepAsking(asking, stream)
 	}()
 	defer func() { stopAsking(); <-asked }()
 
 	var part revision // of the current revision, while fragments of it arrive
+	var whole answer
 	for {
 		resp, err := stream.Recv()
 		if err != nil {
@@ -206,7 +153,11 @@ func (w *watch) run(ctx context.Context) error {
 				err = w.push(ctx, revision{rev: resp.Header.Revision})
 			}
 		} else {
+			whole.add(w, resp)
 			part, err = w.split(ctx, part, resp)
+		}
+		if until := w.until.Load(); err == nil && until > 0 && w.last.Load() >= until-1 {
+			err = errReached
 		}
 		if err != nil {
 			return err
@@ -217,15 +168,16 @@ func (w *watch) run(ctx context.Context) error {
 
 // split divides a response into revisions and pushes those that are complete. A revision ends where the next begins or, in the last fragment, with the response.
 func (w *watch) split(ctx context.Context, part revision, resp *pb.WatchResponse) (revision, error) {
-	filtered := 0
 	for _, event := range resp.Events {
 		if event.Kv.ModRevision != part.rev {
+			filtered := part.filtered
 			if len(part.events) > 0 {
 				if err := w.push(ctx, part); err != nil {
 					return part, err
 				}
+				filtered = 0
 			}
-			part = revision{rev: event.Kv.ModRevision}
+			part = revision{rev: event.Kv.ModRevision, filtered: filtered}
 		}
 		if w.keep(event.Kv.Key) {
 			if w.bare {
@@ -233,11 +185,8 @@ func (w *watch) split(ctx context.Context, part revision, resp *pb.WatchResponse
 			}
 			part.events = append(part.events, event)
 		} else {
-			filtered++
+			part.filtered++
 		}
-	}
-	if filtered > 0 && !w.bare {
-		w.m.track.update(func(s *Status) { s.Filtered += int64(filtered) })
 	}
 	if resp.Fragment {
 		return part, nil
@@ -247,12 +196,15 @@ func (w *watch) split(ctx context.Context, part revision, resp *pb.WatchResponse
 }
 
 func (w *watch) push(ctx context.Context, r revision) error {
+	weight := int64(0)
 	for _, event := range r.events {
-		r.weight += int64(len(event.Kv.Key) + len(event.Kv.Value) + eventOverhead)
+		weight += weigh(event)
 	}
-	r.weight = min(r.weight, int64(w.m.cfg.BufferBytes))
-	if err := w.room.Acquire(ctx, r.weight); err != nil {
-		return err
+	if weight = min(weight, int64(w.room)); weight > 0 {
+		if err := w.space.Acquire(ctx, weight); err != nil {
+			return err
+		}
+		r.held = []held{{w.space, weight}}
 	}
 	select {
 	case w.items <- r:
@@ -262,8 +214,43 @@ func (w *watch) push(ctx context.Context, r revision) error {
 	}
 }
 
-// askProgress asks for progress from time to time and on request. The stream's only other Send is over by now.
-func (w *watch) askProgress(ctx context.Context, stream pb.Watch_WatchClient) {
+// answer follows the fragments of one answer.
+type answer struct {
+	first, last int64 // revisions
+	many        int   // revisions
+	weight      int64
+}
+
+// add notes how far the watch has got, and how far an answer went on that came out of the cluster's log.
+func (a *answer) add(w *watch, resp *pb.WatchResponse) {
+	for _, event := range resp.Events {
+		a.weight += weigh(event)
+		if rev := event.Kv.ModRevision; rev != a.last {
+			if a.many++; a.many == 1 {
+				a.first = rev
+			}
+			a.last = rev
+		}
+	}
+	if resp.Fragment {
+		return
+	}
+	if a.many >= manyRevisions {
+		w.reach.Store(a.last - a.first + 1)
+		w.weight.Store(a.weight)
+	}
+	if a.last > 0 {
+		w.last.Store(a.last)
+	}
+	*a = answer{}
+}
+
+func weigh(event *mvccpb.Event) int64 {
+	return int64(len(event.Kv.Key) + len(event.Kv.Value) + eventOverhead)
+}
+
+// keepAsking asks for progress from time to time and on request. The stream's only other Send is over by now.
+func (w *watch) keepAsking(ctx context.Context, stream pb.Watch_WatchClient) {
 	tick := time.NewTicker(w.m.cfg.ProgressInterval)
 	defer tick.Stop()
 	for {
@@ -308,16 +295,6 @@ func (w *watch) checkIdle(ctx context.Context) {
 	w.note(head)
 	if head < w.from {
 		w.alive.Reset(w.stall)
-	}
-}
-
-// tellsProgress reports whether progress notifications of this watch can be trusted, as soon as that is known.
-func (w *watch) tellsProgress(ctx context.Context) bool {
-	select {
-	case <-w.judged:
-		return w.trusted.Load()
-	case <-ctx.Done():
-		return false
 	}
 }
 

@@ -29,6 +29,7 @@ type Settings struct {
 	StripPrefix  bool
 	Keep         func(key []byte) bool
 	KeepID       string
+	Skip         []string
 }
 
 // Problem is what is wrong with a setting, and what to do.
@@ -55,6 +56,7 @@ func (s Settings) Space() (space Space, problems []Problem) {
 			bad(p.field+" lies below "+MetadataPrefix+", where mirrors keep their metadata", "choose another prefix")
 		}
 	}
+	space.skip = newSkips(space.Source, s.Skip, bad)
 	if s.Keep != nil && s.KeepID == "" {
 		bad("KeepID is empty though Keep is set", "set it to an identity of the rules, such as (*keyfilter.Filter).Hash(): a changed filter must be noticed")
 	}
@@ -70,6 +72,7 @@ type Space struct {
 	Source, Target string
 
 	keep func(key []byte) bool
+	skip skips
 }
 
 // ToTarget returns the target's name of a source key.
@@ -101,7 +104,7 @@ func IsMetadata(key string) bool { return strings.HasPrefix(key, MetadataPrefix)
 
 // Kept reports whether a source key takes part.
 func (s *Space) Kept(sourceKey []byte) bool {
-	if s.Reserved(sourceKey) {
+	if s.Reserved(sourceKey) || s.skip.has(sourceKey) {
 		return false
 	}
 	return s.keep == nil || s.keep(sourceKey)
