@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -191,6 +192,18 @@ func (p *recordedPair) randomConfig(rng *rand.Rand) etcdmirror.Config {
 			return h.Sum32()%5 > 0
 		}
 		keep = cfg.Keep
+	}
+	if rng.IntN(2) == 0 { // some resources are not even watched
+		for _, segment := range []string{"replicasets/", "services/specs/", "stable.example.com/", "configmaps/"} {
+			if rng.IntN(2) == 0 {
+				cfg.Skip = append(cfg.Skip, etcdmirror.DefaultPrefix+segment)
+			}
+		}
+		cfg.Watch = []etcdmirror.WatchPolicy{etcdmirror.WatchAll, etcdmirror.WatchKept, etcdmirror.WatchKept}[rng.IntN(3)]
+		kept := keep
+		keep = func(key []byte) bool {
+			return kept(key) && !slices.ContainsFunc(cfg.Skip, func(prefix string) bool { return strings.HasPrefix(string(key), prefix) })
+		}
 	}
 	p.oracle.Keep = keep
 	p.oracle.MapKey = func(key string) (string, bool) {

@@ -28,8 +28,13 @@ func newSkips(source string, given []string, bad func(detail, hint string)) skip
 
 // outermost sorts prefixes and drops those below another.
 func outermost(prefixes []string) []string {
-	sorted := slices.Sorted(slices.Values(prefixes))
-	return slices.CompactFunc(sorted, func(a, b string) bool { return strings.HasPrefix(b, a) })
+	var sorted []string
+	for _, p := range slices.Sorted(slices.Values(prefixes)) {
+		if n := len(sorted); n == 0 || !strings.HasPrefix(p, sorted[n-1]) {
+			sorted = append(sorted, p)
+		}
+	}
+	return sorted
 }
 
 // has reports whether a key lies below one of the prefixes.

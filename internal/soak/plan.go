@@ -3,6 +3,7 @@ package soak
 import (
 	"hash/fnv"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ type plan struct {
 type mirrorPlan struct {
 	Space                                                string // "same", "moved", "stripped" or "all"
 	Some                                                 bool   // a filter drops some keys
+	Skip                                                 bool   // some resources are not even watched
 	Drift, Guard, Leases                                 bool
 	InFlight, BatchOps, BatchBytes, Buffer, MergeBehind  int
 	RequestTimeout, Stall, Progress, Checkpoint, Session time.Duration
@@ -57,6 +59,7 @@ func newPlan(seed uint64, opts Options) plan {
 		p.Own, p.Drift = false, false
 	}
 	p.Mirror.Drift = p.Drift
+	p.Mirror.Skip = rng.IntN(2) == 0
 	return p
 }
 
@@ -96,13 +99,24 @@ func (p mirrorPlan) config() etcdmirror.Config {
 	if p.Some {
 		cfg.Keep, cfg.KeepID = p.keep, "some"
 	}
+	if p.Skip {
+		cfg.Skip, cfg.Watch = skipped, etcdmirror.WatchKept
+	}
 	if p.Drift {
 		cfg.Drift, cfg.RepairDelay, cfg.RepairLimit = etcdmirror.DriftRepair, 20*time.Millisecond, 1000
 	}
 	return cfg
 }
 
-func (p mirrorPlan) keep(key []byte) bool { return !p.Some || hash(string(key))%5 > 0 }
+// skipped lie between resources that are mirrored.
+var skipped = []string{etcdmirror.DefaultPrefix + "replicasets/", etcdmirror.DefaultPrefix + "services/specs/"}
+
+func (p mirrorPlan) keep(key []byte) bool {
+	if p.Skip && slices.ContainsFunc(skipped, func(prefix string) bool { return strings.HasPrefix(string(key), prefix) }) {
+		return false
+	}
+	return !p.Some || hash(string(key))%5 > 0
+}
 
 // toTarget is the target key of a source key; false for one that the prefixes leave out.
 func (p mirrorPlan) toTarget(key string) (string, bool) {

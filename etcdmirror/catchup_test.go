@@ -1,0 +1,118 @@
+package etcdmirror_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
+)
+
+// watches counts the watch streams that a client opens.
+type watches struct{ opened atomic.Int64 }
+
+func (w *watches) option() grpc.DialOption {
+	return grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		s, err := streamer(ctx, desc, cc, method, opts...)
+		if strings.HasSuffix(method, "Watch/Watch") {
+			w.opened.Add(1)
+		}
+		return s, err
+	})
+}
+
+// A backlog that one watch would get in many turns is read by several, and joined again without a gap, whatever its revisions hold and however many of them take part.
+func TestABacklogIsReadBySeveralWatches(t *testing.T) {
+	const revisions = 4000
+	for name, c := range map[string]struct {
+		cfg   etcdmirror.Config
+		other int // of 10 revisions, so many do not take part
+		least int64
+		most  int64
+	}{
+		"all keys take part":     {etcdmirror.Config{}, 0, 3, 40},
+		"few keys take part":     {etcdmirror.Config{}, 6, 2, 40},
+		"one watch":              {etcdmirror.Config{CatchUpWatches: 1}, 0, 1, 1},
+		"ranges between skipped": {etcdmirror.Config{Watch: etcdmirror.WatchKept, Skip: []string{"/registry/leases/", "/registry/events/"}}, 2, 3, 60},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newRecordedPair(t, embedetcd.Options{MaxTxnOps: 1000}, embedetcd.Options{})
+			skipped := func(key string) bool {
+				for _, prefix := range c.cfg.Skip {
+					if strings.HasPrefix(key, prefix) {
+						return true
+					}
+				}
+				return false
+			}
+			p.oracle.Keep = func(key []byte) bool { return !skipped(string(key)) }
+			r := p.start(c.cfg)
+			p.put(p.source, "/registry/configmaps/a", "v")
+			p.sync(r)
+			r.stop()
+
+			var g errgroup.Group
+			const writers = 16
+			for i := range writers {
+				g.Go(func() error {
+					rng := rand.New(rand.NewPCG(uint64(i), 3))
+					for n := range revisions / writers {
+						key := func() string {
+							if rng.IntN(10) < c.other {
+								return fmt.Sprintf("%s/%d", []string{"/registry/leases", "/registry/events", "/other"}[rng.IntN(3)], rng.IntN(50))
+							}
+							return fmt.Sprintf("/registry/%s/ns/%d", []string{"configmaps", "pods", "secrets"}[rng.IntN(3)], rng.IntN(200))
+						}
+						ops := map[string]clientv3.Op{}
+						for range 1 + rng.IntN(40)/38*20 { // few with several keys
+							k := key()
+							if ops[k] = clientv3.OpPut(k, fmt.Sprint(i, n)); rng.IntN(20) == 0 {
+								ops[k] = clientv3.OpDelete(k)
+							}
+						}
+						var list []clientv3.Op
+						for _, op := range ops {
+							list = append(list, op)
+						}
+						if _, err := p.source.Txn(p.ctx).Then(list...).Commit(); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+			}
+			if err := g.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			var w watches
+			cfg := p.sourceCluster.ClientConfig()
+			cfg.DialOptions = append(cfg.DialOptions, w.option())
+			direct := p.source
+			p.source = connect(t, cfg)
+			r = p.start(c.cfg)
+			p.source = direct
+			p.sync(r)
+			p.put(p.source, "/registry/configmaps/a", "followed")
+			p.sync(r)
+			s := r.Status()
+			r.stop()
+			p.check()
+			if s.Resyncs > 0 || s.Reconnects > 0 {
+				t.Errorf("%d copies, %d reconnects: the backlog was not read from the log", s.Resyncs, s.Reconnects)
+			}
+			if n := w.opened.Load(); n < c.least || n > c.most {
+				t.Errorf("%d watches were opened, want %d to %d", n, c.least, c.most)
+			}
+			t.Logf("%d watches, %d transactions", w.opened.Load(), s.Transactions)
+		})
+	}
+}
