@@ -49,7 +49,7 @@ func (c Config) complete() (Config, *keyspace.Space, error) {
 			errs = append(errs, err)
 		}
 	}
-	keys, problems := keyspace.Settings{Prefix: c.Prefix, AllKeys: c.AllKeys, TargetPrefix: c.TargetPrefix, StripPrefix: c.StripPrefix, Keep: c.Keep, KeepID: c.KeepID}.Space()
+	keys, problems := keyspace.Settings{Prefix: c.Prefix, AllKeys: c.AllKeys, TargetPrefix: c.TargetPrefix, StripPrefix: c.StripPrefix, Keep: c.Keep, KeepID: c.KeepID, Skip: c.Skip}.Space()
 	for _, p := range problems {
 		bad(p.Detail, p.Hint)
 	}

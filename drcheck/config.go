@@ -23,13 +23,14 @@ type Config struct {
 	// different when both sides have left it unequal for Settle.
 	Name string
 
-	// Prefix, AllKeys, TargetPrefix, StripPrefix, Keep, KeepID and Transform are the mirror's: see etcdmirror.Config. With a Name they are compared with what the mirror recorded.
+	// Prefix, AllKeys, TargetPrefix, StripPrefix, Keep, KeepID, Skip and Transform are the mirror's: see etcdmirror.Config. With a Name they are compared with what the mirror recorded.
 	Prefix       string
 	AllKeys      bool
 	TargetPrefix string
 	StripPrefix  bool
 	Keep         func(key []byte) bool
 	KeepID       string
+	Skip         []string
 	Transform    Transformer
 
 	// OpenSource and OpenTarget return the plaintext of a stored value, to compare and look into what is encrypted at rest; nil takes values as they are.

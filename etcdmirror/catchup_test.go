@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
@@ -55,6 +56,8 @@ func TestABacklogIsReadBySeveralWatches(t *testing.T) {
 				return false
 			}
 			p.oracle.Keep = func(key []byte) bool { return !skipped(string(key)) }
+			c.cfg.SessionTTL = time.Minute // nothing here shall begin anew because a machine is slow
+			c.cfg.StallTimeout = time.Minute
 			r := p.start(c.cfg)
 			p.put(p.source, "/registry/configmaps/a", "v")
 			p.sync(r)
