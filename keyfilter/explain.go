@@ -21,11 +21,12 @@ type Explanation struct {
 // Explain decides as Match does and says why. It allocates.
 func (f *Filter) Explain(key []byte) Explanation {
 	var p parts
-	r, prefix := f.decide(key, &p)
+	which := f.under(key)
+	r := f.decide(key, which, &p)
 	return Explanation{
 		Include: r.include, Rule: r.rule.Name, Reason: r.rule.Reason,
 		Attention: !r.include && r.rule.class != classAny,
-		Key:       p.key(prefix, key),
+		Key:       p.key(f.prefixes[max(which, 0)], key),
 	}
 }
 
