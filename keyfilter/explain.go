@@ -21,12 +21,13 @@ type Explanation struct {
 // Explain decides as Match does and says why. It allocates.
 func (f *Filter) Explain(key []byte) Explanation {
 	var p parts
-	which := f.under(key)
-	r := f.decide(key, which, &p)
+	prefix := f.prefixes[max(f.under(key), 0)]
+	p.scan(prefix, key)
+	r := f.decide(key, &p)
 	return Explanation{
 		Include: r.include, Rule: r.rule.Name, Reason: r.rule.Reason,
 		Attention: !r.include && r.rule.class != classAny,
-		Key:       p.key(f.prefixes[max(which, 0)], key),
+		Key:       p.key(prefix, key),
 	}
 }
 

@@ -1,7 +1,6 @@
 package keyfilter
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"slices"
@@ -154,8 +153,8 @@ func (f *Filter) compile() {
 	}
 	for _, p := range f.prefixes {
 		whole := make([]bool, len(builtin))
-		for segment, e := range kubernetesSegments {
-			whole[e.id] = f.keepsNothing(p + segment + "/")
+		for path, e := range kubernetesSegments {
+			whole[e.id] = f.keepsNothing(p + path + "/")
 		}
 		f.whole = append(f.whole, whole)
 	}
@@ -164,23 +163,6 @@ func (f *Filter) compile() {
 // decidesAll reports whether the rule matches every object of the resources it selects, so that no later rule is asked.
 func (r *compiledRule) decidesAll() bool {
 	return !r.namespaces.set && r.names.free() && len(r.rule.Prefixes) == 0
-}
-
-// Match reports whether the key is mirrored. It allocates nothing and does not keep key.
-func (f *Filter) Match(key []byte) bool {
-	var p parts
-	which := f.under(key)
-	if which < 0 {
-		return false // outside, or compact_rev_key
-	}
-	// Most writes of a cluster are to resources that are dropped as a whole, which the first segment tells.
-	rest := key[len(f.prefixes[which]):]
-	if n := bytes.IndexByte(rest, '/'); n > 0 {
-		if p.first = kubernetesSegments[string(rest[:n])]; p.first != nil && f.whole[which][p.first.id] {
-			return false
-		}
-	}
-	return f.decide(key, which, &p).include
 }
 
 // under returns the index of the prefix that the key lies under, -1 if there is none.
@@ -193,10 +175,8 @@ func (f *Filter) under(key []byte) int {
 	return -1
 }
 
-// decide scans the key, which lies under the prefix of that index, into p and finds the first rule that matches.
-func (f *Filter) decide(key []byte, which int, p *parts) *compiledRule {
-	prefix := f.prefixes[max(which, 0)]
-	p.scan(prefix, key)
+// decide finds the first rule that matches a key, which was scanned into p.
+func (f *Filter) decide(key []byte, p *parts) *compiledRule {
 	var list []candidate
 	switch {
 	case p.scope == Outside:

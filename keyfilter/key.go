@@ -159,7 +159,6 @@ const (
 
 // parts is the allocation-free form of Key: sub-slices of the key, and a pointer into the table.
 type parts struct {
-	first    *resource // what kubernetesSegments says of the first segment, if somebody asked already
 	entry    *resource // nil for custom and unknown resources
 	group    []byte    // of a custom resource; entry has the others
 	resource []byte    // of a custom or unknown resource

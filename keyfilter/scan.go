@@ -1,6 +1,12 @@
 package keyfilter
 
-import "bytes"
+import (
+	"bytes"
+	"unicode/utf8"
+)
+
+// maxSegments is the depth of the deepest key that is placed: subtree/group/resource/namespace/name.
+const maxSegments = 5
 
 // scan places key under the normalised prefix. It is the grammar; see the package documentation for it in prose.
 func (p *parts) scan(prefix string, key []byte) {
@@ -27,6 +33,86 @@ func (p *parts) scan(prefix string, key []byte) {
 	}
 }
 
+// What split learns from a byte. The bits of a segment's bytes are put together, so that most questions about a segment
+// are answered without a second look at it.
+const (
+	byteDot   uint8 = 1 << iota
+	byteOther       // neither a dot nor of a DNS label
+	byteHigh        // not ASCII
+	byteBad         // control characters and '%'
+	byteSlash       // ends the segment
+)
+
+var byteClass = func() (class [256]uint8) {
+	for c := range class {
+		switch b := byte(c); {
+		case b == '/':
+			class[c] = byteSlash
+		case b == '.':
+			class[c] = byteDot
+		case b < ' ' || b == 0x7f || b == '%':
+			class[c] = byteBad
+		case b >= utf8.RuneSelf:
+			class[c] = byteHigh
+		case !labelByte(b):
+			class[c] = byteOther
+		}
+	}
+	return class
+}()
+
+// segments are the first maxSegments pieces of a path, each with the bits of its bytes.
+type segments struct {
+	text [maxSegments][]byte
+	bits [maxSegments]uint8
+	n    int // how many there are, possibly more than are held
+}
+
+// split cuts rest at its slashes and checks what holds for every segment. why is empty if all is well.
+func (s *segments) split(rest []byte) (why string) {
+	start, bits, all := 0, uint8(0), uint8(0)
+	for i := 0; i <= len(rest); i++ {
+		if i < len(rest) {
+			if c := byteClass[rest[i]]; c != byteSlash {
+				bits |= c
+				continue
+			}
+		}
+		text := rest[start:i]
+		switch {
+		case len(text) == 0:
+			return whyEmptySegment
+		case bits&byteBad != 0 && bytes.IndexByte(text, '%') >= 0:
+			return whyPercent
+		case bits&byteBad != 0:
+			return whyControl
+		case text[0] == '.' && (len(text) == 1 || len(text) == 2 && text[1] == '.'):
+			return whyDotSegment
+		}
+		if s.n < maxSegments {
+			s.text[s.n], s.bits[s.n] = text, bits
+		}
+		s.n++
+		all |= bits
+		start, bits = i+1, 0
+	}
+	if all&byteHigh != 0 && !utf8.Valid(rest) {
+		return whyUTF8
+	}
+	return ""
+}
+
+// isLabel is the function isLabel for segment i.
+func (s *segments) isLabel(i int, letterFirst bool) bool {
+	t := s.text[i]
+	return s.bits[i] == 0 && len(t) <= 63 && t[0] != '-' && t[len(t)-1] != '-' && (!letterFirst || t[0] > '9')
+}
+
+// isGroup reports whether segment i, which has a dot, is an API group.
+func (s *segments) isGroup(i int) bool { return s.bits[i] == byteDot && isSubdomain(s.text[i]) }
+
+func (s *segments) hasDot(i int) bool { return s.bits[i]&byteDot != 0 }
+
 // scanPlain places a key whose first segment has no dot; there are two segments at least.
 func (p *parts) scanPlain(prefix string, rest []byte, s *segments) {
 	first := s.text[0]
@@ -46,11 +132,8 @@ func (p *parts) scanPlain(prefix string, rest []byte, s *segments) {
 			return
 		}
 	}
-	if p.first == nil {
-		p.first = kubernetesSegments[string(first)]
-	}
-	if p.first != nil {
-		p.place(p.first, s, 1, len(first))
+	if e := kubernetesSegments[string(first)]; e != nil {
+		p.place(e, s, 1, len(first))
 		return
 	}
 	switch string(first) {
@@ -173,3 +256,41 @@ func (p *parts) place(e *resource, s *segments, tail, resLen int) {
 func (p *parts) placeInternal(which int, rest []byte, resLen int) {
 	p.scope, p.internal, p.resLen, p.name = Internal, which, resLen, rest[resLen+1:]
 }
+
+// isLabel reports whether s is a DNS-1123 label (namespaces), or a DNS-1035 one (plurals), which starts with a letter.
+func isLabel[T string | []byte](s T, letterFirst bool) bool {
+	if len(s) == 0 || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	if letterFirst && s[0] <= '9' {
+		return false
+	}
+	bits := uint8(0)
+	for i := 0; i < len(s); i++ {
+		bits |= byteClass[s[i]]
+	}
+	return bits == 0
+}
+
+// isSubdomain reports whether s is a DNS-1123 subdomain, as an API group is.
+func isSubdomain[T string | []byte](s T) bool {
+	if len(s) == 0 || len(s) > 253 {
+		return false
+	}
+	start := 0 // of the label
+	for i := 0; i < len(s); i++ {
+		switch byteClass[s[i]] {
+		case 0:
+		case byteDot:
+			if i == start || s[start] == '-' || s[i-1] == '-' {
+				return false
+			}
+			start = i + 1
+		default:
+			return false
+		}
+	}
+	return start < len(s) && s[start] != '-' && s[len(s)-1] != '-'
+}
+
+func labelByte(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' }

@@ -12,8 +12,8 @@ var busiest = []string{"leases", "events", "masterleases", "minions", "pods", "e
 
 // Skips returns prefixes of keys below prefix under which the filter keeps nothing at all: for every key that begins with
 // one of them Match is false, malformed keys included. A reader of an etcd need neither list nor watch them. They are the
-// resources that are dropped as a whole, such as "/registry/leases/", and the groups and raw prefixes that rules exclude.
-// prefix is where the reader begins, such as "/registry/"; "" is the whole etcd.
+// resources that are dropped as a whole, such as "/registry/leases/", and the custom resources and raw prefixes that rules
+// exclude. prefix is where the reader begins, such as "/registry/"; "" is the whole etcd.
 //
 // Each ends in "/", begins with prefix, and none contains another. The busiest come first (leases, events, masterleases,
 // nodes, pods, endpoints, jobs) and the others follow in the order of their bytes, so that a reader that can leave out only
@@ -21,7 +21,8 @@ var busiest = []string{"leases", "events", "masterleases", "minions", "pods", "e
 //
 // The list may lack a prefix; it has none too many. A resource of which a rule might keep a single key is not in it. If
 // unclassified keys are included, by policy or by a rule's raw prefix, they may lie below any resource, and only what an
-// earlier rule excludes by its raw prefix can be skipped there.
+// earlier rule excludes by its raw prefix can be skipped. To have a whole group in the list, exclude it by its raw prefix,
+// too: a rule for the group says nothing about an aggregated apiserver that keeps other groups in a subtree of that name.
 func (f *Filter) Skips(prefix string) []string {
 	ranks := map[string]int{}
 	for _, s := range f.skipCandidates() {
@@ -87,7 +88,7 @@ func (f *Filter) skipCandidates() []string {
 				}
 				list = append(list, p+group.text+"/")
 				for _, res := range patterns(r.Resources) {
-					if res.exact {
+					if res.exact && builtinByPath[group.text+"/"+res.text] == nil { // those have a path of their own
 						list = append(list, p+group.text+"/"+res.text+"/")
 					}
 				}
