@@ -55,6 +55,8 @@ func TestSkipsGiveWay(t *testing.T) {
 	leases := Rule{Groups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}}
 	named := func(r Rule, names ...string) Rule { r.Names = names; return r }
 	in := func(r Rule, namespaces ...string) Rule { r.Namespaces = namespaces; return r }
+	// Of all policies these include groups by default.
+	noGroups := Policy{FlowSchemas: Exclude, PriorityLevelConfigurations: Exclude, ClusterTrustBundles: Exclude, ServiceCIDRs: Exclude, PodSecurityPolicies: Exclude}
 	for name, c := range map[string]struct {
 		cfg        Config
 		with, lack string // by their path below /registry/, the etcd prefix
@@ -82,9 +84,9 @@ func TestSkipsGiveWay(t *testing.T) {
 		"a resource excluded":     {exclude(Rule{Groups: []string{"core"}, Resources: []string{"secrets"}}), "secrets leases", "configmaps", false},
 		"a group excluded":        {exclude(Rule{Groups: []string{"apps"}}), "deployments daemonsets controllerrevisions leases", "configmaps", false},
 		// A subtree a.b may hold any group, such as the ones that policies include.
-		"a custom group": {exclude(Rule{Groups: []string{"a.b"}}), "leases", "a.b", false},
-		"a group and no subtrees": {withPolicy(exclude(Rule{Groups: []string{"a.b"}}), Policy{FlowSchemas: Exclude, PriorityLevelConfigurations: Exclude, ClusterTrustBundles: Exclude,
-			ServiceCIDRs: Exclude, PodSecurityPolicies: Exclude}), "a.b leases", "", false},
+		"a custom group":            {exclude(Rule{Groups: []string{"a.b"}}), "leases", "a.b", false},
+		"a group and no subtrees":   {withPolicy(exclude(Rule{Groups: []string{"a.b"}}), noGroups), "a.b leases", "", false},
+		"a part and no subtrees":    {withPolicy(exclude(Rule{Groups: []string{"a.b"}, Names: []string{"x"}}), noGroups), "leases", "a.b", false},
 		"a group by its raw prefix": {exclude(Rule{Prefixes: []string{"/registry/a.b"}}), "a.b leases", "", false},
 		"a custom resource":         {exclude(Rule{Groups: []string{"a.b"}, Resources: []string{"things"}}), "a.b/things", "a.b a.b/thing", false},
 		"a custom group in part":    {exclude(Rule{Groups: []string{"a.b"}, Names: []string{"x"}}), "leases", "a.b", false},
@@ -179,11 +181,17 @@ func TestSkipsKeepNothing(t *testing.T) {
 	t.Logf("seed %d", seed)
 	g := newGenerator(seed)
 	found, lists := map[string]int{}, map[int]int{}
-	for range 1000 {
+	for range 500 {
 		cfg := g.configuration()
 		cfg.Prefixes = g.etcdPrefixes()
 		if g.rnd.IntN(4) > 0 {
 			cfg.Policy.Unclassified = Exclude // or hardly anything can be skipped
+		}
+		if g.rnd.IntN(4) == 0 {
+			p := &cfg.Policy // or groups hardly ever
+			p.FlowSchemas, p.PriorityLevelConfigurations, p.ClusterTrustBundles, p.ServiceCIDRs, p.PodSecurityPolicies = Exclude, Exclude, Exclude, Exclude, Exclude
+			p.AggregatedSubtrees = Exclude
+			cfg.Rules = append([]Rule{{Name: "group", Action: Exclude, Reason: "generated", Groups: g.some("a.b", "c.d.e")}}, cfg.Rules...)
 		}
 		f := unvalidated(cfg)
 		prefix := g.one("", "/registry/", "/registry/", "/registry/a.b/", "/registry/p")

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// maxProfile is the longest time that a client may have a profile taken for: meanwhile nobody else gets a CPU profile. The
-// server sets no WriteTimeout, which would be the bound of net/http/pprof, for a comparison takes as long as it takes.
+// maxProfile is the longest time that a client may have a profile taken for: meanwhile nobody else gets a CPU profile.
+// Nothing else bounds it. The server has no WriteTimeout, and net/http/pprof would extend it by the time asked for.
 const maxProfile = 5 * time.Minute
 
 // addProfiles serves what Go's profiler knows on a mux. net/http/pprof also puts itself on http.DefaultServeMux, which this
