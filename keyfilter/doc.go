@@ -2,8 +2,10 @@
 // mirror to another cluster may carry.
 //
 // Parse says what a key holds. A Filter, made by New, says whether the key is mirrored, by rules of which the first that
-// matches decides. Match is for the hot path: it allocates nothing. Explain gives the same decision with the rule and
-// its reason, and Hash identifies a set of rules, so that a mirror can tell that it was started with another one.
+// matches decides. Match is for the hot path: it allocates nothing, and takes tens of nanoseconds for the keys of a cluster.
+// Explain gives the same decision with the rule and its reason, and Hash identifies a set of rules, so that a mirror can tell
+// that it was started with another one. Skips lists prefixes under which nothing is ever kept, which a reader of an etcd need
+// not even watch.
 //
 // # Grammar
 //
@@ -51,6 +53,18 @@
 //
 // New refuses what cannot be meant: a rule that repeats an earlier one or that an earlier one covers, selectors that no key
 // can meet (a namespace for a cluster-scoped resource, a name with a slash), bad globs, unknown values.
+//
+// # What need not be read
+//
+// Most of what a cluster writes are Leases and Events, which the defaults drop as a whole. Skips names such resources by the
+// prefix of their keys. Whoever uses the list must never see less than Match keeps, so a prefix is in it only if a rule that
+// excludes all keys below it, malformed ones included, comes before any rule that might include one of them:
+//
+//   - a rule that includes by namespace or by name alone takes every resource off the list that may have such an object;
+//     narrow it by groups and resources, to keep the others;
+//   - a rule that includes a raw prefix takes off what lies below it and what it lies below;
+//   - a rule that excludes a raw prefix puts it on, and goes in front of those that include;
+//   - Policy.Unclassified include takes off everything, since a malformed key may lie anywhere.
 //
 // # YAML
 //

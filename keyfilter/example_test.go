@@ -109,6 +109,32 @@ func ExampleFilter_Explain() {
 	//   include true, attention false: no rule excludes it (default/user-state)
 }
 
+func ExampleFilter_Skips() {
+	filter, err := keyfilter.New(keyfilter.Config{Rules: []keyfilter.Rule{{
+		Name: "reports", Action: keyfilter.Exclude, Reason: "made anew by their controller, and many",
+		Prefixes: []string{"/registry/reports.example.com"},
+	}, {
+		Name: "ledger", Action: keyfilter.Include, Reason: "the lock holds business state",
+		Groups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Names: []string{"ledger-*"},
+	}}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	// Leases are not among them, for the sake of the ledger's.
+	for _, prefix := range filter.Skips("/registry/") {
+		switch prefix {
+		case "/registry/events/", "/registry/masterleases/", "/registry/minions/", "/registry/leases/", "/registry/reports.example.com/":
+			fmt.Println(prefix)
+		}
+	}
+	// Output:
+	// /registry/events/
+	// /registry/masterleases/
+	// /registry/minions/
+	// /registry/reports.example.com/
+}
+
 func ExampleLoad() {
 	cfg, err := keyfilter.Load(strings.NewReader(`
 policy:

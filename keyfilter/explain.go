@@ -21,7 +21,9 @@ type Explanation struct {
 // Explain decides as Match does and says why. It allocates.
 func (f *Filter) Explain(key []byte) Explanation {
 	var p parts
-	r, prefix := f.decide(key, &p)
+	prefix := f.prefixes[max(f.under(key), 0)]
+	p.scan(prefix, key)
+	r := f.decide(key, &p)
 	return Explanation{
 		Include: r.include, Rule: r.rule.Name, Reason: r.rule.Reason,
 		Attention: !r.include && r.rule.class != classAny,

@@ -35,6 +35,8 @@ type Filter struct {
 	otherGroups  []candidate            // custom resources of all other groups
 	unknown      []candidate            // resources whose group is not known
 	unclassified []candidate
+
+	whole [][]bool // by prefix and resource.id: every key below the resource's first segment is dropped
 }
 
 // candidate is a rule in a decision list, with what is left to check.
@@ -149,6 +151,13 @@ func (f *Filter) compile() {
 			f.otherGroups = append(f.otherGroups, candidate{compiledRule: r, checkGroup: !r.groups.free(), checkResource: !r.resources.free()})
 		}
 	}
+	for _, p := range f.prefixes {
+		whole := make([]bool, len(builtin))
+		for path, e := range kubernetesSegments {
+			whole[e.id] = f.keepsNothing(p + path + "/")
+		}
+		f.whole = append(f.whole, whole)
+	}
 }
 
 // decidesAll reports whether the rule matches every object of the resources it selects, so that no later rule is asked.
@@ -156,29 +165,24 @@ func (r *compiledRule) decidesAll() bool {
 	return !r.namespaces.set && r.names.free() && len(r.rule.Prefixes) == 0
 }
 
-// Match reports whether the key is mirrored. It allocates nothing and does not keep key.
-func (f *Filter) Match(key []byte) bool {
-	var p parts
-	r, _ := f.decide(key, &p)
-	return r.include
-}
-
-// decide scans the key into p and finds the first rule that matches; prefix is the one that the key lies under.
-func (f *Filter) decide(key []byte, p *parts) (r *compiledRule, prefix string) {
-	prefix = f.prefixes[len(f.prefixes)-1]
-	for _, candidate := range f.prefixes {
-		if len(key) >= len(candidate) && string(key[:len(candidate)]) == candidate {
-			prefix = candidate
-			break
+// under returns the index of the prefix that the key lies under, -1 if there is none.
+func (f *Filter) under(key []byte) int {
+	for i, prefix := range f.prefixes {
+		if len(key) >= len(prefix) && string(key[:len(prefix)]) == prefix {
+			return i
 		}
 	}
-	p.scan(prefix, key)
+	return -1
+}
+
+// decide finds the first rule that matches a key, which was scanned into p.
+func (f *Filter) decide(key []byte, p *parts) *compiledRule {
 	var list []candidate
 	switch {
 	case p.scope == Outside:
-		return &f.fixed[0], prefix
+		return &f.fixed[0]
 	case p.scope == Internal:
-		return &f.fixed[1+p.internal], prefix
+		return &f.fixed[1+p.internal]
 	case p.scope == Unclassified:
 		list = f.unclassified
 	case p.entry != nil:
@@ -194,10 +198,10 @@ func (f *Filter) decide(key []byte, p *parts) (r *compiledRule, prefix string) {
 	last := len(list) - 1 // matches whatever gets here
 	for i := 0; i < last; i++ {
 		if c := &list[i]; c.matches(key, p) {
-			return c.compiledRule, prefix
+			return c.compiledRule
 		}
 	}
-	return list[last].compiledRule, prefix
+	return list[last].compiledRule
 }
 
 // matches checks what the choice of the decision list has not.

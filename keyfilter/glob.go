@@ -150,7 +150,7 @@ type matcher struct {
 }
 
 // fewTexts is how many texts are compared one by one rather than hashed.
-const fewTexts = 4
+const fewTexts = 16
 
 func lengthBit(n int) uint64 { return 1 << min(n, 63) }
 
@@ -181,10 +181,9 @@ func newMatcher(patterns []pattern) matcher {
 func (m *matcher) free() bool { return !m.set || m.all }
 
 // match reports whether s passes; an empty s (no namespace, no known group) passes only where nothing is selected by it.
-func (m *matcher) match(s []byte) bool {
-	if !m.set {
-		return true
-	}
+func (m *matcher) match(s []byte) bool { return !m.set || m.selects(s) } // short enough to be inlined
+
+func (m *matcher) selects(s []byte) bool {
 	if len(s) == 0 {
 		return false
 	}
@@ -197,8 +196,10 @@ func (m *matcher) match(s []byte) bool {
 				return true
 			}
 		}
-		if _, ok := m.exact[string(s)]; ok {
-			return true
+		if m.exact != nil {
+			if _, ok := m.exact[string(s)]; ok {
+				return true
+			}
 		}
 	}
 	for i := range m.globs {

@@ -31,11 +31,7 @@ func (f *Filter) computeHash() string {
 		content.Rules = append(content.Rules, hashedRule{r, r.class})
 	}
 	for _, e := range builtin {
-		scope := Cluster
-		if e.namespaced {
-			scope = Namespaced
-		}
-		content.Table = append(content.Table, []string{e.segment, e.group, e.resource, scope.String()})
+		content.Table = append(content.Table, []string{e.segment, e.group, e.resource, e.scope().String()})
 	}
 	text, err := json.Marshal(content)
 	if err != nil {

@@ -12,6 +12,13 @@ type resource struct {
 	id         int  // index in builtin, so that a Filter can hold one decision list per resource
 }
 
+func (r *resource) scope() Scope {
+	if r.namespaced {
+		return Namespaced
+	}
+	return Cluster
+}
+
 // builtin lists every resource that the kube-apiserver (1.20 to 1.36) stores, its two aggregated layers included, and
 // the resources of OpenShift's own apiservers whose path has a form of its own. For nearly all of them the segment is
 // the plural and the group is not in the key, which is why this table is needed at all.
@@ -134,6 +141,9 @@ func init() {
 		builtinGroups[selectorGroup(r.group)] = true
 	}
 }
+
+// internalSegments are the first segments of what is bookkeeping and no API object.
+var internalSegments = []string{"masterleases", "peerserverleases", "ranges"}
 
 func index(rs []resource) []resource {
 	for i := range rs {

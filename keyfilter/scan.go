@@ -258,19 +258,18 @@ func (p *parts) placeInternal(which int, rest []byte, resLen int) {
 }
 
 // isLabel reports whether s is a DNS-1123 label (namespaces), or a DNS-1035 one (plurals), which starts with a letter.
-func isLabel(s string, letterFirst bool) bool {
+func isLabel[T string | []byte](s T, letterFirst bool) bool {
 	if len(s) == 0 || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
 		return false
 	}
 	if letterFirst && s[0] <= '9' {
 		return false
 	}
+	bits := uint8(0)
 	for i := 0; i < len(s); i++ {
-		if !labelByte(s[i]) {
-			return false
-		}
+		bits |= byteClass[s[i]]
 	}
-	return true
+	return bits == 0
 }
 
 // isSubdomain reports whether s is a DNS-1123 subdomain, as an API group is.
@@ -278,19 +277,20 @@ func isSubdomain[T string | []byte](s T) bool {
 	if len(s) == 0 || len(s) > 253 {
 		return false
 	}
-	prev := byte('.')
+	start := 0 // of the label
 	for i := 0; i < len(s); i++ {
-		c := s[i]
-		switch {
-		case c >= 'a' && c <= 'z' || c >= '0' && c <= '9':
-		case c == '-' && prev != '.':
-		case c == '.' && prev != '.' && prev != '-':
+		switch byteClass[s[i]] {
+		case 0:
+		case byteDot:
+			if i == start || s[start] == '-' || s[i-1] == '-' {
+				return false
+			}
+			start = i + 1
 		default:
 			return false
 		}
-		prev = c
 	}
-	return prev != '.' && prev != '-'
+	return start < len(s) && s[start] != '-' && s[len(s)-1] != '-'
 }
 
 func labelByte(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' }

@@ -201,7 +201,7 @@ func (v *ruleCheck) prefixes(list []string) {
 
 func (v *ruleCheck) internal(s string) bool {
 	for _, p := range v.etcdPrefixes {
-		for _, dir := range []string{"masterleases", "peerserverleases", "ranges"} {
+		for _, dir := range internalSegments {
 			if strings.HasPrefix(s, p+dir+"/") || s == p+dir {
 				return true
 			}

@@ -87,6 +87,7 @@ func TestBadInput(t *testing.T) {
 		"listen without brackets":  {p.args("run", "--http-listen", "::1:8080"), 2, []string{"--http-listen", "brackets"}},
 		"listen at a URL":          {p.args("run", "--http-listen", "http://localhost:8080"), 2, []string{"--http-listen", "more than a host and a port"}},
 		"listen elsewhere":         {p.args("run", "--http-listen", "[2001:db8::1]:0"), 2, []string{"--http-listen", "an address of this host"}},
+		"profiles nowhere":         {p.args("run", "--pprof"), 2, []string{"--pprof", "without --http-listen", "localhost:8080"}},
 		"no lag at all":            {p.args("run", "--ready-lag", "0s"), 2, []string{"--ready-lag", "not positive"}},
 		"checks without a pause":   {p.args("run", "--check-interval", "9s"), 2, []string{"--check-interval", "below 10s", "10m"}},
 		"checks back in time":      {p.args("run", "--check-interval", "-1m"), 2, []string{"--check-interval", "below 10s"}},

@@ -56,6 +56,12 @@ With --http-listen it serves, to whoever can connect; no value of any key, but n
     check               comparisons: mode, intervalSeconds, running, checks (how many), lastOutcome (equal, differs,
                         failed), lastError, lastEqualAt; last is the last result: began, ended, equal, count (missed,
                         surplus, different, accepted), sourceRevision, targetRevision, sourceKeys, targetKeys, bytes, rechecked
+
+With --pprof it also serves profiles of this program below /debug/pprof/, at the same address, for go tool pprof: profile
+(of the CPU, ?seconds=30), heap, allocs, goroutine, threadcreate; and trace for go tool trace. They hold names of functions,
+addresses, sizes, counts and times: no content of memory, so no key and no value. What might show more is not served: heap
+dumps, the command line, stacks with arguments (?debug=2). A profile takes five minutes at most and slows the program down
+a little: leave it off where anybody may connect.
 `,
 	"status": `Reads the metadata that mirrors keep at the target. The source is not needed. With --output json, one object:
   mirrors[]               one for each mirror, sorted by name:

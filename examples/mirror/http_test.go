@@ -153,6 +153,11 @@ func TestHTTP(t *testing.T) {
 		t.Errorf("healthz: %d %q", code, body)
 	}
 	s.ready(t, http.StatusOK, "tail")
+	for _, path := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/profile?seconds=1"} {
+		if code, _ := s.get(t, path); code != http.StatusNotFound {
+			t.Errorf("%s is served without --pprof: %d", path, code)
+		}
+	}
 	second := inBackground(t, p.args("run", append(flags, "--replica", "second")...)...)
 	waiting := served(t, second)
 	waiting.ready(t, http.StatusOK, `replica "first" leads`)

@@ -56,7 +56,7 @@ func runWith(ctx context.Context, c program.Console, f *mirrorflags.Run, cfg etc
 	}
 	checks := monitor.NewChecks(monitor.ChecksConfig{Check: checker.Check, Mode: check.Mode, Interval: f.CheckInterval, Log: log,
 		Recall: func(ctx context.Context) (time.Time, error) { return lastEqual(ctx, target.Client, check) }})
-	watch := monitor.New(monitor.Config{Name: cfg.Name, Status: m.Status, Events: events, Checks: checks, ReadyLag: f.ReadyLag, Log: log})
+	watch := monitor.New(monitor.Config{Name: cfg.Name, Status: m.Status, Events: events, Checks: checks, ReadyLag: f.ReadyLag, Profiles: f.Pprof, Log: log})
 
 	server, err := listen(ctx, f)
 	if err != nil {

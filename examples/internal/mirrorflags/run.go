@@ -52,6 +52,8 @@ type Run struct {
 	CheckInterval time.Duration
 	checkMode     Choice
 	checkAccept   bool
+	// Pprof serves profiles of the program at the address of --http-listen.
+	Pprof bool
 }
 
 // NewRun defines the settings.
@@ -95,6 +97,7 @@ func NewRun() *Run {
 func (f *Run) defineMonitoring() {
 	fs := f.Settings.Flags
 	fs.StringVar(&f.httpListen, "http-listen", "", "`address` to serve /healthz, /readyz, /status, /check and /metrics at: host:port, [IPv6 address]:port, or :port for all addresses of this host; empty: none")
+	fs.BoolVar(&f.Pprof, "pprof", false, "serve profiles of this program below /debug/pprof/, at the address of --http-listen")
 	fs.DurationVar(&f.ReadyLag, "ready-lag", defaultReadyLag, "how far the target may be behind while /readyz says that the mirror is ready")
 	fs.DurationVar(&f.CheckInterval, "check-interval", 0, "how often the leading instance compares source and target, from 10s up; 0s: never")
 	fs.Var(&f.checkMode, "check-mode", "what the comparison and /check look at, `content|keys`")
@@ -156,6 +159,9 @@ func (f *Run) HTTPListen() (string, error) {
 func (f *Run) checkMonitoring() error {
 	_, err := f.HTTPListen()
 	errs := []error{err}
+	if f.Pprof && f.httpListen == "" {
+		errs = append(errs, connect.Usage(f.Settings.Where("pprof"), "is set without --http-listen, so that there is no address to serve profiles at", "give --http-listen, too, such as localhost:8080"))
+	}
 	if f.ReadyLag <= 0 {
 		errs = append(errs, connect.Usage(f.Settings.Where("ready-lag"), fmt.Sprintf("%v is not positive", f.ReadyLag), "give a duration such as 60s"))
 	}

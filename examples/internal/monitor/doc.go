@@ -6,5 +6,7 @@
 //	/check    a comparison of source and target, by package drcheck
 //	/metrics  the same as /status for Prometheus
 //
+// If asked for, /debug/pprof/ has profiles of the program: of the CPU, of memory, of goroutines, and a trace. They hold no content of memory. Heap dumps, the command line and stacks with arguments are not served.
+//
 // No value of any key is served. Keys are, by /check and, of a mirror that a mass deletion has stopped, by /status: who may connect may read their names.
 package monitor

@@ -14,7 +14,7 @@ import (
 	"github.com/understudy-dr/understudy/etcdmirror"
 )
 
-// Config is what a Monitor needs. Every field is required.
+// Config is what a Monitor needs. Every field is required but Profiles.
 type Config struct {
 	// Name is the mirror's.
 	Name string
@@ -25,6 +25,8 @@ type Config struct {
 	Checks *Checks
 	// ReadyLag is how far behind a ready mirror may be.
 	ReadyLag time.Duration
+	// Profiles adds /debug/pprof/.
+	Profiles bool
 	Log      *slog.Logger
 }
 
@@ -52,12 +54,18 @@ func (m *Monitor) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, "mirror %s\n\n/healthz\n/readyz\n/status\n/check\n/metrics\n", m.cfg.Name)
+		if m.cfg.Profiles {
+			fmt.Fprintln(w, "/debug/pprof/")
+		}
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", m.serveReady)
 	mux.HandleFunc("GET /status", m.serveStatus)
 	mux.Handle("/check", m.cfg.Checks.handler)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(m.cfg.Log.Handler(), slog.LevelWarn)}))
+	if m.cfg.Profiles {
+		addProfiles(mux)
+	}
 	return mux
 }
 
