@@ -65,7 +65,9 @@ func (m *Mirror) openWatch(ctx context.Context, from int64) *sourceWatch {
 		if len(m.keys.Skip()) > 0 && m.cfg.Watch != WatchAll {
 			<-judging
 			if s.trusts && (m.cfg.Watch == WatchKept || round >= farSource) {
-				ranges = m.keys.Ranges(maxRanges)
+				if kept := m.keys.Ranges(maxRanges); len(kept) > 0 { // else nothing is mirrored, and the whole tells how far the source is
+					ranges = kept
+				}
 			}
 		}
 		s.err = s.run(ctx, ranges)

@@ -75,7 +75,7 @@ func (f *checkFlags) config() (drcheck.Config, error) {
 		errs = append(errs, err)
 	}
 	if filter != nil {
-		cfg.Keep, cfg.KeepID, cfg.Resource = filter.Match, filter.Hash(), mirrorflags.Resource(filter)
+		cfg.Keep, cfg.KeepID, cfg.Skip, cfg.Resource = filter.Match, filter.Hash(), f.keys.Skip(filter), mirrorflags.Resource(filter)
 	}
 	// New contacts nothing, so clients without a connection do for a check.
 	unconnected := clientv3.NewCtxClient(context.Background())

@@ -70,6 +70,8 @@ func TestBadInput(t *testing.T) {
 		"negative in flight":       {p.args("run", "--in-flight", "-1"), 2, []string{"--in-flight", "below"}},
 		"no log interval":          {p.args("run", "--log-interval", "0s"), 2, []string{"--log-interval"}},
 		"unknown drift":            {p.args("run", "--drift", "ignore"), 2, []string{"--drift", "report or repair"}},
+		"unknown watch":            {p.args("run", "--watch", "some"), 2, []string{"--watch", "auto or all or kept"}},
+		"no watch to catch up":     {p.args("run", "--catch-up-watches", "-1"), 2, []string{"--catch-up-watches", "below"}},
 		"unknown leases":           {p.args("run", "--leases", "copy"), 2, []string{"--leases", "drop or mirror"}},
 		"negative delay":           {p.args("run", "--repair-delay", "-1s"), 2, []string{"--repair-delay", "negative"}},
 		"no delay":                 {p.args("run", "--repair-delay", "0s"), 2, []string{"--repair-delay", "is zero"}},

@@ -186,7 +186,7 @@ func TestEngineSettings(t *testing.T) {
 	lookup := func(name string) (string, bool) { return "mirror", name == "UNDERSTUDY_LEASES" }
 	file := writeFile(t, "mirror.yaml", "deletion-share: 0.4\ndeletion-window: 3m\nsession-ttl: 7s\nsource-endpoints: a:1\ntarget-endpoints: b:1\n")
 	defaults := etcdmirror.Config{
-		RepairDelay: etcdmirror.DefaultRepairDelay, RepairLimit: etcdmirror.DefaultRepairLimit, Leases: etcdmirror.LeaseMirror, SessionTTL: etcdmirror.DefaultSessionTTL,
+		RepairDelay: etcdmirror.DefaultRepairDelay, RepairLimit: etcdmirror.DefaultRepairLimit, Leases: etcdmirror.LeaseMirror, CatchUpWatches: etcdmirror.DefaultCatchUpWatches, SessionTTL: etcdmirror.DefaultSessionTTL,
 		Deletions: etcdmirror.DeletionGuard{Share: etcdmirror.DefaultDeletionShare, Count: etcdmirror.DefaultDeletionCount, Window: etcdmirror.DefaultDeletionWindow}}
 	off, unchecked := defaults, defaults
 	off.Deletions.Off, unchecked.Unchecked = true, true
@@ -197,8 +197,8 @@ func TestEngineSettings(t *testing.T) {
 		"defaults":  {[]string{"--source-endpoints", "a:1", "--target-endpoints", "b:1"}, defaults},
 		"guard off": {[]string{"--source-endpoints", "a:1", "--target-endpoints", "b:1", "--no-deletion-guard"}, off},
 		"unchecked": {[]string{"--source-endpoints", "a:1", "--target-endpoints", "b:1", "--unchecked", "--no-deletion-guard=false"}, unchecked},
-		"all set": {[]string{"--config", file, "--drift", "repair", "--repair-delay", "2s", "--repair-limit", "3", "--deletion-count", "4", "--leases", "drop", "--replica", "r"},
-			etcdmirror.Config{Drift: etcdmirror.DriftRepair, RepairDelay: 2 * time.Second, RepairLimit: 3, SessionTTL: 7 * time.Second, Replica: "r",
+		"all set": {[]string{"--config", file, "--drift", "repair", "--repair-delay", "2s", "--repair-limit", "3", "--deletion-count", "4", "--leases", "drop", "--replica", "r", "--watch", "kept", "--catch-up-watches", "3"},
+			etcdmirror.Config{Watch: etcdmirror.WatchKept, CatchUpWatches: 3, Drift: etcdmirror.DriftRepair, RepairDelay: 2 * time.Second, RepairLimit: 3, SessionTTL: 7 * time.Second, Replica: "r",
 				Deletions: etcdmirror.DeletionGuard{Share: 0.4, Count: 4, Window: 3 * time.Minute}}},
 	} {
 		f := mirrorflags.NewRun()
@@ -210,7 +210,10 @@ func TestEngineSettings(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := etcdmirror.Config{Unchecked: cfg.Unchecked, Drift: cfg.Drift, RepairDelay: cfg.RepairDelay, RepairLimit: cfg.RepairLimit,
-			Deletions: cfg.Deletions, Leases: cfg.Leases, Replica: cfg.Replica, SessionTTL: cfg.SessionTTL}
+			Deletions: cfg.Deletions, Leases: cfg.Leases, Replica: cfg.Replica, SessionTTL: cfg.SessionTTL, Watch: cfg.Watch, CatchUpWatches: cfg.CatchUpWatches}
+		if len(cfg.Skip) == 0 || cfg.Skip[0] != "/registry/leases/" {
+			t.Errorf("%s: the engine is told to skip %q", name, cfg.Skip)
+		}
 		if diff := cmp.Diff(tc.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}

@@ -13,7 +13,7 @@ import (
 // flagOf names the flag behind a field of etcdmirror.Config.
 var flagOf = map[string]string{
 	"Name": "name", "Prefix": "prefix", "TargetPrefix": "target-prefix", "StripPrefix": "strip-prefix", "AllKeys": "all-keys",
-	"MaxTxnOps": "max-txn-ops", "InFlight": "in-flight",
+	"MaxTxnOps": "max-txn-ops", "InFlight": "in-flight", "CatchUpWatches": "catch-up-watches",
 	"RepairDelay": "repair-delay", "RepairLimit": "repair-limit", "Replica": "replica", "SessionTTL": "session-ttl",
 	"Deletions.Share": "deletion-share", "Deletions.Count": "deletion-count", "Deletions.Window": "deletion-window",
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
@@ -45,6 +46,12 @@ func (k *Keys) SourcePrefix() string {
 		return ""
 	}
 	return k.Prefix
+}
+
+// Skip is what need not be read of the source, given the filter.
+func (k *Keys) Skip(filter *keyfilter.Filter) []string {
+	prefix := k.SourcePrefix()
+	return slices.DeleteFunc(filter.Skips(prefix), func(skip string) bool { return skip == prefix })
 }
 
 // Check finds contradictions.

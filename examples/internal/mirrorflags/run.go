@@ -38,6 +38,8 @@ type Run struct {
 	replica             string
 	sessionTTL          time.Duration
 	maxTxnOps, inFlight int
+	watch               Choice
+	catchUpWatches      int
 	logFormat, logLevel Choice
 
 	// LogInterval is how often the state is logged.
@@ -63,6 +65,7 @@ func NewRun() *Run {
 		leftFilter: Choice{Words: []string{"keep", "delete"}},
 		drift:      Choice{Words: []string{"report", "repair"}},
 		leases:     Choice{Words: []string{"drop", "mirror"}},
+		watch:      Choice{Words: []string{"auto", "all", "kept"}},
 		logFormat:  Choice{Words: []string{"text", "json"}},
 		logLevel:   Choice{Words: []string{"info", "debug", "warn", "error"}},
 		checkMode:  Choice{Words: []string{string(drcheck.Content), string(drcheck.KeysOnly)}},
@@ -86,6 +89,8 @@ func NewRun() *Run {
 	fs.DurationVar(&f.sessionTTL, "session-ttl", etcdmirror.DefaultSessionTTL, "how long the leading instance may be silent before another takes over, in whole seconds")
 	fs.IntVar(&f.maxTxnOps, "max-txn-ops", etcdmirror.DefaultMaxTxnOps, "the target's --max-txn-ops, a `number`")
 	fs.IntVar(&f.inFlight, "in-flight", etcdmirror.DefaultInFlight, "`number` of transactions that a copy has under way at once")
+	fs.Var(&f.watch, "watch", "how much of the source is followed: all, only kept ranges of keys, or kept ones of a source more than 5 ms away, `auto|all|kept`")
+	fs.IntVar(&f.catchUpWatches, "catch-up-watches", etcdmirror.DefaultCatchUpWatches, "`number` of watches of the source that read a backlog side by side")
 	fs.Var(&f.logFormat, "log-format", "form of the log lines, `text|json`")
 	fs.Var(&f.logLevel, "log-level", "lines from this level up are logged, `debug|info|warn|error`")
 	fs.DurationVar(&f.LogInterval, "log-interval", defaultLogInterval, "how often the state is logged")
@@ -107,7 +112,7 @@ func (f *Run) defineMonitoring() {
 // Config checks everything that can be checked without contacting an etcd. check is for comparisons of what the mirror carries.
 func (f *Run) Config() (cfg etcdmirror.Config, check drcheck.Config, err error) {
 	cfg = etcdmirror.Config{Name: f.Name, Prefix: f.Keys.SourcePrefix(), AllKeys: f.Keys.AllKeys, TargetPrefix: f.Keys.TargetPrefix, StripPrefix: f.Keys.StripPrefix,
-		Unchecked: f.unchecked, MaxTxnOps: f.maxTxnOps, InFlight: f.inFlight,
+		Unchecked: f.unchecked, MaxTxnOps: f.maxTxnOps, InFlight: f.inFlight, CatchUpWatches: f.catchUpWatches,
 		RepairDelay: f.repairDelay, RepairLimit: f.repairLimit, Deletions: f.deletions, Replica: f.replica, SessionTTL: f.sessionTTL}
 	if f.surplus.String() == "delete" {
 		cfg.Surplus = etcdmirror.SurplusDelete
@@ -121,6 +126,12 @@ func (f *Run) Config() (cfg etcdmirror.Config, check drcheck.Config, err error) 
 	if f.leases.String() == "mirror" {
 		cfg.Leases = etcdmirror.LeaseMirror
 	}
+	switch f.watch.String() {
+	case "all":
+		cfg.Watch = etcdmirror.WatchAll
+	case "kept":
+		cfg.Watch = etcdmirror.WatchKept
+	}
 	errs := []error{f.Sides.Check(), f.checkZeros(), f.checkDeletions(), f.Keys.Check(), f.checkMonitoring()}
 	if f.LogInterval <= 0 {
 		errs = append(errs, connect.Usage(f.Settings.Where("log-interval"), fmt.Sprintf("%v is not positive", f.LogInterval), "give a duration such as 10s"))
@@ -130,7 +141,7 @@ func (f *Run) Config() (cfg etcdmirror.Config, check drcheck.Config, err error) 
 		errs = append(errs, err)
 	}
 	if filter != nil {
-		cfg.Keep, cfg.KeepID = filter.Match, filter.Hash()
+		cfg.Keep, cfg.KeepID, cfg.Skip = filter.Match, filter.Hash(), f.Keys.Skip(filter)
 	}
 	// New contacts nothing, so clients without a connection do for a check.
 	unconnected := clientv3.NewCtxClient(context.Background())
@@ -138,7 +149,7 @@ func (f *Run) Config() (cfg etcdmirror.Config, check drcheck.Config, err error) 
 		errs = append(errs, InSettings(err, f.Settings))
 	}
 	check = drcheck.Config{Name: cfg.Name, Prefix: cfg.Prefix, AllKeys: cfg.AllKeys, TargetPrefix: cfg.TargetPrefix, StripPrefix: cfg.StripPrefix,
-		Keep: cfg.Keep, KeepID: cfg.KeepID, Transform: cfg.Transform, Resource: Resource(filter),
+		Keep: cfg.Keep, KeepID: cfg.KeepID, Skip: cfg.Skip, Transform: cfg.Transform, Resource: Resource(filter),
 		Mode: drcheck.Mode(f.checkMode.String()), AcceptMadeAtTarget: f.checkAccept}
 	return cfg, check, errors.Join(errs...)
 }
