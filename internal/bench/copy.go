@@ -3,57 +3,46 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-var copyMeasurement = measurement{file: "base-copy", turns: (*bench).measureCopies, columns: copyColumns, row: copyRow, notes: copyNotes}
+var copyMeasurement = measurement{file: "base-copy", turns: (*bench).measureCopies, columns: copyColumns, row: copyRow, notes: copyNotes, anySize: true}
 
 func (b *bench) copyContenders() []contender {
-	list := []contender{{name: roleUnderstudy, role: roleUnderstudy}}
-	if !b.cfg.skipMakeMirror {
-		list = append(list, contender{name: roleMakeMirror, role: roleMakeMirror, all: true})
-	}
+	list := b.mirrors()
 	for _, shape := range writerShapes {
 		list = append(list, contender{name: shape.String(), role: roleWriter, shape: shape})
 	}
 	return list
 }
 
-// makeMirrorAttempts: make-mirror ends at the first request that fails, such as on a machine that is busy with other things. Then it is started anew, with a fresh target.
-const makeMirrorAttempts = 5
-
-func (b *bench) measureCopies(ctx context.Context, source *server, kept int, s *size) error {
-	contenders := b.copyContenders()
-	for run := 1; run <= b.cfg.runs; run++ {
-		for i := range contenders {
-			c := contenders[(i+run-1)%len(contenders)] // nobody is always the first
-			want, keep := kept, b.keep
-			if c.all {
-				want, keep = s.Keys, everything
-			}
-			x, err := b.measureCopy(ctx, source, c, run, want, keep)
-			for attempt := 1; c.role == roleMakeMirror && errors.Is(err, errEnded) && attempt < makeMirrorAttempts; attempt++ {
-				b.note("%d keys, run %d: once more: %v", s.Keys, run, err)
-				s.GivenUp++
-				x, err = b.measureCopy(ctx, source, c, run, want, keep)
-			}
-			if err != nil {
-				return fmt.Errorf("%s, run %d: %w", c.name, run, err)
-			}
-			s.add(b, x)
+func (b *bench) measureCopies(ctx context.Context, s *size) error {
+	return b.withLoaded(ctx, s, func(source *server, kept int) error {
+		if err := b.withEtcd(ctx, func(target *server) error { return b.idle(ctx, source, target, s) }); err != nil {
+			return err
 		}
-	}
-	return nil
+		for run := 1; run <= b.cfg.runs; run++ {
+			for _, c := range rotated(b.copyContenders(), run) {
+				want, keep := kept, b.keep
+				if c.all {
+					want, keep = s.Keys, everything
+				}
+				if err := b.turn(ctx, s, "", c, run, func(ctx context.Context) (sample, error) {
+					return b.measureCopy(ctx, source, c, run, want, keep)
+				}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // measureCopy lets one contender fill a fresh target and compares what it made.
 func (b *bench) measureCopy(ctx context.Context, source *server, c contender, run, want int, keep func([]byte) bool) (x sample, err error) {
-	ctx, cancel := b.within(ctx)
-	defer cancel()
 	err = b.withEtcd(ctx, func(target *server) error {
 		if x, err = b.fill(ctx, source, target, c, run, want); err != nil {
 			return err
@@ -93,7 +82,6 @@ func (b *bench) fill(ctx context.Context, source, target *server, c contender, r
 	if err != nil {
 		return x, err
 	}
-	x = sample{Contender: c.name, Run: run}
 	if c.role == roleUnderstudy {
 		w := <-said
 		if w.err != nil {

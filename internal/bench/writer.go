@@ -78,7 +78,11 @@ func playWriter(f roleFlags, orders <-chan string) error {
 			return err
 		})
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	fmt.Println(doneLine)
+	return nil
 }
 
 // nested divides operations over transactions inside of one where they are too many for one level. The server's limit holds
