@@ -49,10 +49,13 @@ type measurement struct {
 }
 
 // measurements are what -measure chooses from.
-var measurements = map[string]measurement{"copy": copyMeasurement, "check": checkMeasurement, "tail": tailMeasurement}
+var measurements = map[string]measurement{
+	"copy": copyMeasurement, "check": checkMeasurement, "tail": tailMeasurement,
+	"backlog": backlogMeasurement, "resync": resyncMeasurement, "idle": idleMeasurement, "wan": wanMeasurement,
+}
 
 // measurementOrder is that of "all".
-var measurementOrder = []string{"copy", "check", "tail"}
+var measurementOrder = []string{"copy", "tail", "backlog", "resync", "idle", "wan", "check"}
 
 // contender is one way to fill a target, to follow a source, to read or to compare both sides.
 type contender struct {
@@ -91,6 +94,12 @@ type sample struct {
 	// Keys and Bytes (of keys and values) are what was copied, or what each side holds that was compared.
 	Keys  int   `json:"keys"`
 	Bytes int64 `json:"bytes"`
+	// Revisions are those of a backlog.
+	Revisions int `json:"revisions,omitempty"`
+	// Changes are what a resync has to find.
+	Changes int `json:"changes,omitempty"`
+	// Zombies are deleted keys that a mirror leaves at the target for ever.
+	Zombies int `json:"zombies,omitempty"`
 	cost
 	// DoneSeconds is the time until Understudy itself said that the base copy was done.
 	DoneSeconds float64   `json:"doneSeconds,omitempty"`
@@ -182,7 +191,7 @@ func (s *size) add(b *bench, x sample) {
 	case x.Lag != nil:
 		b.note("  %.0f writes/s, lag p50 %.1f ms, p99 %.1f ms, put %.1f ms (quiet %.1f), backlog %d then %d, drained %t after %.1f s",
 			x.Lag.Rate, x.Lag.Lag.P50, x.Lag.Lag.P99, x.Lag.Put.P50, x.Lag.QuietPut.P50, x.Lag.BacklogHalf, x.Lag.BacklogEnd, x.Lag.Drained, x.Lag.DrainSeconds)
-	case n != nil:
+	case n != nil && n.CopySeconds > 0:
 		b.note("  %d transactions, %.1f in flight on average, done after %.2f s, the copy itself %.2f s", n.Transactions, n.MeanInFlight, x.DoneSeconds, n.CopySeconds)
 	}
 }
@@ -204,8 +213,8 @@ func (b *bench) load(ctx context.Context, source *server, flags roleFlags) error
 	return p.ready(ctx)
 }
 
-// idle measures a client that only connects: its memory, and the time from its start until it has read from both sides.
-func (b *bench) idle(ctx context.Context, source, target *server, s *size) error {
+// idleClient measures a client that only connects: its memory, and the time from its start until it has read from both sides.
+func (b *bench) idleClient(ctx context.Context, source, target *server, s *size) error {
 	for range 2 { // the first brings the binary into memory
 		p, err := startProcess(roleIdle, roleFlags{source: source.endpoint, target: target.endpoint})
 		if err != nil {

@@ -29,12 +29,12 @@ func checkOrder(run int) []contender {
 
 // measureChecks gives a target the source's content, and then lets all contenders read both.
 func (b *bench) measureChecks(ctx context.Context, s *size) error {
-	return b.withLoaded(ctx, s, func(source *server, kept int) error {
+	return b.withLoaded(ctx, s, func(source *server, _ int) error {
 		return b.withEtcd(ctx, func(target *server) error {
-			if err := b.idle(ctx, source, target, s); err != nil {
+			if err := b.idleClient(ctx, source, target, s); err != nil {
 				return err
 			}
-			all, equal, err := b.makeEqual(ctx, source, target, kept)
+			all, equal, err := b.makeEqual(ctx, source, target)
 			if err != nil {
 				return err
 			}
@@ -58,12 +58,12 @@ func (b *bench) measureChecks(ctx context.Context, s *size) error {
 }
 
 // makeEqual gives the target what is kept of the source, and returns what all of the source is, and the kept part of it.
-func (b *bench) makeEqual(ctx context.Context, source, target *server, kept int) (all, equal content, err error) {
+func (b *bench) makeEqual(ctx context.Context, source, target *server) (all, equal content, err error) {
 	ctx, cancel := b.within(ctx)
 	defer cancel()
 	began := time.Now()
 	// The bare writer shares no code with what is measured.
-	if _, err := b.fill(ctx, source, target, contender{role: roleWriter, shape: writerShapes[0]}, 0, kept); err != nil {
+	if err := b.prefill(ctx, &stage{source: source, target: target}, b.cfg.filter); err != nil {
 		return all, equal, fmt.Errorf("fill the target: %w", err)
 	}
 	if equal, err = compare(ctx, source.client, target.client, b.keep); err != nil {

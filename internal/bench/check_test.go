@@ -116,7 +116,7 @@ func TestACheckOfUnequalSidesFailsTheRun(t *testing.T) {
 			if err := b.load(ctx, source, roleFlags{keys: keys}); err != nil {
 				return err
 			}
-			all, equal, err := b.makeEqual(ctx, source, target, keys)
+			all, equal, err := b.makeEqual(ctx, source, target)
 			if err != nil {
 				return err
 			}

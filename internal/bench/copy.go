@@ -21,7 +21,7 @@ func (b *bench) copyContenders() []contender {
 
 func (b *bench) measureCopies(ctx context.Context, s *size) error {
 	return b.withLoaded(ctx, s, func(source *server, kept int) error {
-		if err := b.withEtcd(ctx, func(target *server) error { return b.idle(ctx, source, target, s) }); err != nil {
+		if err := b.withEtcd(ctx, func(target *server) error { return b.idleClient(ctx, source, target, s) }); err != nil {
 			return err
 		}
 		for run := 1; run <= b.cfg.runs; run++ {
@@ -44,7 +44,8 @@ func (b *bench) measureCopies(ctx context.Context, s *size) error {
 // measureCopy lets one contender fill a fresh target and compares what it made.
 func (b *bench) measureCopy(ctx context.Context, source *server, c contender, run, want int, keep func([]byte) bool) (x sample, err error) {
 	err = b.withEtcd(ctx, func(target *server) error {
-		if x, err = b.fill(ctx, source, target, c, run, want); err != nil {
+		g := &stage{source: source, target: target, via: source.endpoint, filter: b.cfg.filter}
+		if x, err = b.fill(ctx, g, c, run, want); err != nil {
 			return err
 		}
 		equal, err := compare(ctx, source.client, target.client, keep)
@@ -55,12 +56,10 @@ func (b *bench) measureCopy(ctx context.Context, source *server, c contender, ru
 }
 
 // fill lets one contender fill a target. It does not look at what the target then holds, but for the number of keys.
-func (b *bench) fill(ctx context.Context, source, target *server, c contender, run, want int) (x sample, err error) {
-	flags := roleFlags{source: source.endpoint, target: target.endpoint, filter: b.cfg.filter, engine: b.cfg.engine, writer: c.shape}
-	if c.role == roleUnderstudy && run == b.cfg.runs {
-		flags.cpuProfile = b.cfg.cpuProfile
-	}
-	p, err := begin(ctx, c.role, flags, source, target, c.role == roleWriter)
+func (b *bench) fill(ctx context.Context, g *stage, c contender, run, want int) (x sample, err error) {
+	flags := roleFlags{source: g.via, target: g.target.endpoint, filter: g.filter, engine: b.cfg.engine, writer: c.shape}
+	b.profile(&flags, c, run)
+	p, err := begin(ctx, c.role, flags, g.source, g.target, c.role == roleWriter)
 	if err != nil {
 		return x, err
 	}
@@ -78,7 +77,7 @@ func (b *bench) fill(ctx context.Context, source, target *server, c contender, r
 			said <- word{line, time.Now(), err}
 		}()
 	}
-	held, err := p.untilHeld(ctx, target.client, want)
+	held, err := p.untilHeld(ctx, g.target.client, want)
 	if err != nil {
 		return x, err
 	}

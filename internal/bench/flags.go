@@ -27,6 +27,9 @@ type config struct {
 	cpuProfile     string
 	rates          []int // writes/s; 0 is as fast as the source takes
 	window, drain  time.Duration
+	backlog        int // revisions
+	idleWindow     time.Duration
+	delay          time.Duration // each way
 }
 
 // engineConfig are the settings of the engine that can be varied; zero is the engine's default.
@@ -36,7 +39,7 @@ type engineConfig struct {
 
 // concerns names the measurements of flags that mean nothing to the others.
 var concerns = map[string][]string{
-	"rates": {"tail"}, "window": {"tail", "wan"}, "drain": {"tail", "wan"},
+	"rates": {"tail"}, "window": {"tail", "wan"}, "drain": {"tail", "wan"}, "backlog": {"backlog"}, "idle-window": {"idle"}, "delay": {"wan"},
 	"skip-make-mirror": mirrorMeasurements, "batch-ops": mirrorMeasurements, "batch-bytes": mirrorMeasurements, "in-flight": mirrorMeasurements,
 }
 
@@ -44,7 +47,7 @@ var concerns = map[string][]string{
 var mirrorMeasurements = []string{"copy", "tail", "backlog", "resync", "idle", "wan"}
 
 // quickValues are those of -quick, for flags that are not given.
-var quickValues = map[string]string{"keys": "2000", "runs": "1", "window": "3s", "drain": "5s"}
+var quickValues = map[string]string{"keys": "2000", "runs": "1", "window": "3s", "drain": "5s", "backlog": "5000", "idle-window": "5s"}
 
 func parseFlags(args []string, usage io.Writer) (cfg config, err error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -65,6 +68,9 @@ func parseFlags(args []string, usage io.Writer) (cfg config, err error) {
 	rates := fs.String("rates", "200,1000,3000,max", "tail: writes/s; max is as fast as the source takes")
 	fs.DurationVar(&cfg.window, "window", 15*time.Second, "tail, wan: how long is written")
 	fs.DurationVar(&cfg.drain, "drain", 30*time.Second, "tail, wan: how long a mirror may take for what is left when the writes have ended")
+	fs.IntVar(&cfg.backlog, "backlog", 50_000, "backlog: revisions that are written while the mirror is away")
+	fs.DurationVar(&cfg.idleWindow, "idle-window", 20*time.Second, "idle: how long nobody writes")
+	fs.DurationVar(&cfg.delay, "delay", 25*time.Millisecond, "wan: delay between source and mirror, each way")
 	if err := fs.Parse(args); err != nil {
 		return cfg, err
 	}
@@ -135,12 +141,12 @@ func (c *config) check() error {
 			errs = append(errs, fmt.Errorf("-%s: %d is negative: use 0 for the engine's default", name, value))
 		}
 	}
-	for name, value := range map[string]int{"runs": c.runs} {
+	for name, value := range map[string]int{"runs": c.runs, "backlog": c.backlog} {
 		if value < 1 {
 			errs = append(errs, fmt.Errorf("-%s: %d is below 1", name, value))
 		}
 	}
-	for name, value := range map[string]time.Duration{"timeout": c.timeout, "window": c.window, "drain": c.drain} {
+	for name, value := range map[string]time.Duration{"timeout": c.timeout, "window": c.window, "drain": c.drain, "idle-window": c.idleWindow, "delay": c.delay} {
 		if value <= 0 {
 			errs = append(errs, fmt.Errorf("-%s: %v is not above zero", name, value))
 		}

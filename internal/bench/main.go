@@ -12,6 +12,9 @@
 // With -measure tail, a mirror follows a source that is written to at several rates, and the benchmark measures how long each write takes from the source to the target,
 // beside what a put at the target takes.
 //
+// With -measure backlog, many revisions are written while nobody mirrors, and the contenders catch up. With -measure resync, the source is compacted besides.
+// With -measure idle, nobody writes. With -measure wan, the source is behind a proxy that delays, and the bytes that cross are counted.
+//
 // It needs Linux: memory and CPU time are read from /proc.
 package main
 

@@ -29,7 +29,10 @@ type result struct {
 	// Window and Drain are the flags of these names, in seconds.
 	Window float64 `json:"window"`
 	Drain  float64 `json:"drain"`
-	Sizes  []size  `json:"sizes"`
+	// IdleWindow and Delay are the flags of these names, in seconds.
+	IdleWindow float64 `json:"idleWindow"`
+	Delay      float64 `json:"delay"`
+	Sizes      []size  `json:"sizes"`
 }
 
 type machine struct {
@@ -58,6 +61,8 @@ type size struct {
 	Samples     []sample `json:"samples"`
 	// GivenUp counts the copies that make-mirror ended with an error. They were begun again and are not among the samples.
 	GivenUp int `json:"givenUp"`
+
+	whole *size // of which this is one case
 }
 
 func newResult(cfg config, measure, dir string) (*result, error) {
@@ -69,6 +74,7 @@ func newResult(cfg config, measure, dir string) (*result, error) {
 	return &result{measure: measurements[measure], Measure: measure, Began: time.Now().UTC().Truncate(time.Second), Runs: cfg.runs, Filter: cfg.filter,
 		Machine:  machine{OS: runtime.GOOS + "/" + runtime.GOARCH, Kernel: kernel, CPU: cpu, CPUs: runtime.NumCPU(), Go: runtime.Version(), Etcd: version.Version, Tmpfs: tmpfs},
 		Settings: settings{cfg.engine.batchOps, cfg.engine.batchBytes, cfg.engine.inFlight}, Window: cfg.window.Seconds(), Drain: cfg.drain.Seconds(),
+		IdleWindow: cfg.idleWindow.Seconds(), Delay: cfg.delay.Seconds(),
 	}, nil
 }
 
@@ -128,6 +134,8 @@ func (s size) of(contender string, figure func(sample) float64) byRun {
 
 // in is the size with the samples of one case only.
 func (s size) in(name string) size {
+	all := s
+	s.whole = &all
 	s.Samples = slices.DeleteFunc(slices.Clone(s.Samples), func(x sample) bool { return x.Case != name })
 	return s
 }
@@ -143,7 +151,12 @@ func (s size) cases() (names []string) {
 }
 
 // rate is what is compared, so that contenders that copy different numbers of keys can be.
-func rate(x sample) float64 { return float64(x.Keys) / x.Seconds }
+func rate(x sample) float64 {
+	if x.Revisions > 0 {
+		return float64(x.Revisions) / x.Seconds
+	}
+	return float64(x.Keys) / x.Seconds
+}
 
 // across picks one rate of the contenders for each run, such as the best.
 func (s size) across(contenders []string, pick func([]float64) float64) byRun {

@@ -37,6 +37,7 @@ const (
 	roleMakeMirror = "make-mirror"
 	roleUnderstudy = "understudy" // prints its counters as JSON when the base copy is done; with -serve when the tail begins, and again after stopLine
 	roleWriter     = "writer"     // prints readyLine when it holds everything, begins at goLine, prints doneLine
+	roleLogWriter  = "log-writer" // the same with what happened at the source since a revision
 	roleProxy      = "proxy"      // delays what passes to the source; prints its endpoint, and at bytesLine what has passed as JSON
 	roleTraffic    = "traffic"    // prints readyLine when the mirror follows, writes at goLine, and prints its figures as JSON
 
@@ -75,7 +76,7 @@ type roleFlags struct {
 	writer         writerShape
 	volatile       bool  // load also what a cluster writes by itself
 	serve          bool  // mirror until told to stop
-	rev            int64 // the revision that make-mirror begins with instead of a copy
+	rev            int64 // the revision that make-mirror begins with instead of a copy, and the log-writer
 	traffic        trafficPlan
 	delay          time.Duration // each way
 }
@@ -117,7 +118,7 @@ func runRole(args []string) bool {
 	orders := readOrders()
 	roles := map[string]func(roleFlags, <-chan string) error{
 		roleEtcd: playEtcd, roleLoad: playLoad, roleIdle: playIdle, roleMakeMirror: playMakeMirror, roleUnderstudy: playUnderstudy, roleWriter: playWriter,
-		roleTraffic: playTraffic, roleProxy: playProxy,
+		roleTraffic: playTraffic, roleLogWriter: playLogWriter, roleProxy: playProxy,
 		roleReadStream: playReader(readSides(readStream(false))), roleReadPages: playReader(readSides(readPages)), roleReadKeys: playReader(readSides(readStream(true))),
 		roleCheckContent: playReader(check(drcheck.Content)), roleCheckKeys: playReader(check(drcheck.KeysOnly)),
 	}

@@ -98,15 +98,25 @@ func (s *span) end(done time.Time) (c cost, err error) {
 	if c.PeakRSS, err = s.peakRSS(); err != nil {
 		return c, err
 	}
+	rss := c.PeakRSS
+	c = s.between(after, s.stop(), done)
+	c.PeakRSS = rss
+	return c, nil
+}
+
+// between is the cost but for the memory, where the process has used own, and the etcds after.
+func (s *span) between(after consumption, own time.Duration, done time.Time) (c cost) {
 	c.Seconds = done.Sub(s.began).Seconds()
-	c.CPUSeconds = (s.stop() - s.own).Seconds()
+	c.CPUSeconds = (own - s.own).Seconds()
 	c.SourceCPUSeconds = (after.source - s.before.source).Seconds()
 	c.TargetCPUSeconds = (after.target - s.before.target).Seconds()
-	c.HelperCPUSeconds = s.helped.Seconds()
+	if s.helped != nil {
+		c.HelperCPUSeconds = s.helped.Seconds()
+	}
 	// The clock that counts all is a coarse one, so a small remainder may come out below zero.
 	others := max(0, (after.machine-s.before.machine).Seconds()-c.SourceCPUSeconds-c.TargetCPUSeconds-c.HelperCPUSeconds-c.CPUSeconds)
 	c.LostCPUSeconds = others + (after.stolen - s.before.stolen).Seconds()
-	return c, nil
+	return c
 }
 
 // consumption is CPU time used so far.

@@ -4,11 +4,18 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // measureSmall runs one measurement in small and returns its report, which must be there as Markdown, too.
@@ -66,5 +73,187 @@ func TestTailEndToEnd(t *testing.T) {
 		if !strings.Contains(markdown, want) {
 			t.Errorf("%q is missing:\n%s", want, markdown)
 		}
+	}
+}
+
+func TestBacklogEndToEnd(t *testing.T) {
+	r, _ := measureSmall(t, "backlog", "-backlog", "1500")
+	samples := r.Sizes[0].Samples
+	if len(samples) != 4 {
+		t.Fatalf("%d samples", len(samples))
+	}
+	for _, x := range samples {
+		if x.Revisions != 1500 || x.Keys < 600 || x.Seconds <= 0 || x.PeakRSS <= 0 {
+			t.Errorf("%s: implausible sample %+v", x.Contender, x)
+		}
+		if x.Counters != nil && (x.Counters.Resyncs != 0 || x.Counters.Transactions == 0) {
+			t.Errorf("Understudy has not continued: %+v", *x.Counters)
+		}
+	}
+}
+
+func TestResyncEndToEnd(t *testing.T) {
+	r, markdown := measureSmall(t, "resync", "-keys", "1200")
+	samples := r.Sizes[0].Samples
+	if len(samples) != 2 {
+		t.Fatalf("%d samples", len(samples))
+	}
+	for _, x := range samples {
+		zombies := 0
+		if x.Contender == roleMakeMirror {
+			zombies = 1
+		}
+		// 12 updates, a delete, a create and the last.
+		if x.Changes < 13 || x.Changes > 15 || x.Zombies != zombies || x.Keys < 1200 || x.Seconds <= 0 {
+			t.Errorf("%s: implausible sample %+v", x.Contender, x)
+		}
+		if n := x.Counters; n != nil && (n.Resyncs != 1 || n.Puts > 20) {
+			t.Errorf("no resync of the difference: %+v", *n)
+		}
+	}
+	if !strings.Contains(markdown, "dead keys left") {
+		t.Error(markdown)
+	}
+}
+
+func TestIdleEndToEnd(t *testing.T) {
+	r, _ := measureSmall(t, "idle", "-idle-window", "400ms")
+	samples := r.Sizes[0].Samples
+	if len(samples) != 3 {
+		t.Fatalf("%d samples", len(samples))
+	}
+	for _, x := range samples {
+		if x.Seconds < 0.4 || x.PeakRSS <= 0 || (x.Keys == 0) != (x.Contender == nobody) {
+			t.Errorf("%s: implausible sample %+v", x.Contender, x)
+		}
+	}
+}
+
+func TestWanEndToEnd(t *testing.T) {
+	r, markdown := measureSmall(t, "wan", "-window", "500ms", "-drain", "20s", "-delay", "5ms", "-in-flight", "2")
+	samples := r.Sizes[0].Samples
+	if len(samples) != 6 {
+		t.Fatalf("%d samples", len(samples))
+	}
+	for _, x := range samples {
+		tail := x.Case == caseWanTail()
+		if (x.Lag != nil) != tail || x.Seconds <= 0 || x.HelperCPUSeconds < 0 {
+			t.Errorf("%s, %s: implausible sample %+v", x.Case, x.Contender, x)
+		}
+		if w := x.Wire; w == nil || w.Received < w.Kept || w.Kept < 10_000 || w.Sent <= 0 {
+			t.Errorf("%s, %s: implausible bytes %+v", x.Case, x.Contender, w)
+		}
+		if f := x.Lag; f != nil && (f.Kept*3 > f.Writes || f.Kept == 0 || f.Drained && f.Lag.P50 < 5) {
+			t.Errorf("%s, %s: implausible figures %+v", x.Case, x.Contender, *f)
+		}
+		all := x.Contender == roleMakeMirror
+		if drained := !tail || x.Lag.Drained; drained && (x.Keys > 600+50) != all {
+			t.Errorf("%s, %s: %d keys", x.Case, x.Contender, x.Keys)
+		}
+	}
+	for _, want := range []string{"| base copy |", "| tail, 1000/s |", "received / kept", "delays by 5 ms", "InFlight 2"} {
+		if !strings.Contains(markdown, want) {
+			t.Errorf("%q is missing:\n%s", want, markdown)
+		}
+	}
+}
+
+// A turn that fails is in the report and not in the figures, the others are, and the whole run fails.
+func TestFailedTurnsAreReported(t *testing.T) {
+	s := size{Keys: 100}
+	for run, failed := range []string{"", "the target differs:\n  1 missed", ""} {
+		s.Samples = append(s.Samples,
+			sample{Contender: roleUnderstudy, Run: run + 1, Keys: 100, Failed: failed, cost: cost{Seconds: float64(run + 1)}},
+			sample{Contender: roleMakeMirror, Run: run + 1, Keys: 100, cost: cost{Seconds: 10 * float64((run+1)*(run+1))}})
+	}
+	r := &result{measure: copyMeasurement, Measure: "copy", Runs: 3, Machine: machine{CPUs: 2}, Sizes: []size{s}}
+	// 10/1 and 90/3; the second run has no ratio.
+	if row := r.rows()[0]; row[2] != "2.00 (1.00 to 3.00)" || row[4] != "20.0 (10.0 to 30.0)" || row[5] != "-" {
+		t.Errorf("%q", row)
+	}
+	const want = "100 keys, understudy, run 2: the target differs: 1 missed"
+	if !strings.Contains(r.markdown(), "FAILED, not in the table: "+want) {
+		t.Error(r.markdown())
+	}
+	if err := r.failures(); err == nil || !strings.Contains(err.Error(), "copy: "+want) {
+		t.Error(err)
+	}
+	r.Sizes[0].Samples[2].Failed = ""
+	if err := r.failures(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A target that differs after a turn fails the turn, and the benchmark goes on.
+func TestATurnThatLeavesADifferenceFails(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cfg, err := parseFlags([]string{"-measure", "tail", "-dir", t.TempDir(), "-window", "100ms"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := newBench(cfg, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s size
+	c := b.mirrors()[0]
+	if err := b.turn(ctx, &s, "100/s", c, 1, func(ctx context.Context) (x sample, err error) {
+		err = b.withStage(ctx, 100, stage{}, func(g *stage) error {
+			if _, err := g.target.client.Put(ctx, prefix+"stray", "not the source's"); err != nil {
+				return err
+			}
+			x, err = b.measureTail(ctx, g, c, 1, 100)
+			return err
+		})
+		return x, err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if x := s.Samples[0]; !strings.Contains(x.Failed, "1 surplus") || !strings.Contains(x.Failed, prefix+"stray") {
+		t.Errorf("%+v", x)
+	}
+	if err := b.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLanesKeepTheOrderOfEachKey(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	l := lane{most: 7}
+	var want []string
+	for i := range 1000 {
+		ev := &clientv3.Event{Type: clientv3.EventTypePut, Kv: &mvccpb.KeyValue{Key: fmt.Appendf(nil, "key-%d", rng.IntN(20)), Value: fmt.Append(nil, i)}}
+		if rng.IntN(5) == 0 {
+			ev.Type, ev.Kv.Value = clientv3.EventTypeDelete, nil
+		}
+		if i == 500 {
+			ev.Kv.Value = make([]byte, writerBytes)
+		}
+		l.add(ev)
+		want = append(want, fmt.Sprint(string(ev.Kv.Key), len(ev.Kv.Value), ev.Type == clientv3.EventTypeDelete))
+	}
+	l.flush()
+	var got []string
+	for _, request := range l.requests {
+		seen := map[string]bool{}
+		for _, op := range request.Success {
+			key, size := string(op.GetRequestPut().GetKey()), len(op.GetRequestPut().GetValue())
+			del := op.GetRequestDeleteRange() != nil
+			if del {
+				key = string(op.GetRequestDeleteRange().Key)
+			}
+			if seen[key] {
+				t.Fatalf("%s twice in one transaction", key)
+			}
+			seen[key] = true
+			got = append(got, fmt.Sprint(key, size, del))
+		}
+		if len(seen) > 7 {
+			t.Errorf("%d operations", len(seen))
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Error("another order")
 	}
 }

@@ -64,6 +64,7 @@ func writesPerSecond(x sample) float64 { return x.Lag.Rate }
 
 // Shares of a core, in percent.
 func ownShare(x sample) float64    { return 100 * x.CPUSeconds / x.Seconds }
+func sourceShare(x sample) float64 { return 100 * x.SourceCPUSeconds / x.Seconds }
 func targetShare(x sample) float64 { return 100 * x.TargetCPUSeconds / x.Seconds }
 
 func tailNotes(r *result) []string {

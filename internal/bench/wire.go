@@ -32,8 +32,10 @@ func playProxy(f roleFlags, orders <-chan string) error {
 	if err != nil {
 		return err
 	}
-	if err := g.Apply(faultproxy.Fault{Kind: faultproxy.Delay, Latency: f.delay}); err != nil {
-		return err
+	if f.delay > 0 {
+		if err := g.Apply(faultproxy.Fault{Kind: faultproxy.Delay, Latency: f.delay}); err != nil {
+			return err
+		}
 	}
 	p := g.Proxy(0)
 	fmt.Println(p.Endpoint())
