@@ -103,13 +103,13 @@ type lagFigures struct {
 	// QuietPut is what a put at the target took before the writes, Put one of 20 a second during them.
 	QuietPut percentiles `json:"quietPut"`
 	Put      percentiles `json:"put"`
-	// BacklogHalf and BacklogEnd are the writes acknowledged but not arrived, halfway and at the end of the writes.
+	// BacklogHalf and BacklogEnd are the writes acknowledged but not arrived, on average over the second and the last quarter of the time of writing.
 	BacklogHalf int `json:"backlogHalf"`
 	BacklogEnd  int `json:"backlogEnd"`
 	// DrainSeconds is the time from the last acknowledgement until the target had all, or how long it was waited for.
 	DrainSeconds float64 `json:"drainSeconds"`
 	Drained      bool    `json:"drained"`
-	// FallsBehind: the backlog grew by more than 5 % of the writes in the second half.
+	// FallsBehind: between these, the backlog grew by more than 5 % of what was written meanwhile.
 	FallsBehind bool `json:"fallsBehind"`
 	// Missing have not arrived although a later write has: a mirror that works has none.
 	Missing int `json:"missing"`
@@ -117,8 +117,7 @@ type lagFigures struct {
 
 // follow computes the figures. The writes ended at end, and the benchmark stopped to wait at over.
 func (f *lagFigures) follow(records []*record, end, over time.Duration) {
-	var lags, issued []time.Duration
-	ackedHalf := 0
+	var lags, issued, acked, landed []time.Duration
 	for _, r := range records {
 		f.Writes++
 		if !r.kept {
@@ -131,22 +130,33 @@ func (f *lagFigures) follow(records []*record, end, over time.Duration) {
 			f.Missing++
 			arrived = over
 		}
-		lags = append(lags, max(0, arrived-r.acked)) // the news may be faster than the acknowledgement
+		arrived = max(arrived, r.acked) // the news may be faster than the acknowledgement
+		lags = append(lags, arrived-r.acked)
 		issued = append(issued, arrived-r.issued)
-		if r.acked <= end/2 {
-			ackedHalf++
-			if arrived > end/2 {
-				f.BacklogHalf++
-			}
+		acked, landed = append(acked, r.acked), append(landed, arrived)
+	}
+	slices.Sort(acked)
+	slices.Sort(landed)
+	backlog := func(from, to time.Duration) (mean int) { // of several moments, since mirrors work in bursts
+		const moments = 50
+		for i := range moments {
+			at := from + (to-from)*time.Duration(i+1)/moments
+			mean += until(acked, at) - until(landed, at)
 		}
-		if r.acked <= end && arrived > end {
-			f.BacklogEnd++
-		}
+		return mean / moments
 	}
 	f.Rate = float64(f.Writes) / end.Seconds()
 	f.Lag, f.IssuedLag = percentilesOf(lags), percentilesOf(issued)
-	f.FallsBehind = f.BacklogEnd-f.BacklogHalf > max(10, (f.Kept-ackedHalf)/20)
+	f.BacklogHalf, f.BacklogEnd = backlog(end/4, end/2), backlog(end*3/4, end)
+	half := until(acked, end*7/8) - until(acked, end*3/8)
+	f.FallsBehind = f.BacklogEnd-f.BacklogHalf > max(10, half/20)
 	if !f.Drained {
 		f.Missing = 0 // they may be on their way
 	}
+}
+
+// until counts the moments up to at.
+func until(sorted []time.Duration, at time.Duration) int {
+	n, _ := slices.BinarySearch(sorted, at+1)
+	return n
 }

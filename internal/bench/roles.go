@@ -320,6 +320,13 @@ func countersOf(s etcdmirror.Status, applying int64) counters {
 	return n
 }
 
+// since leaves what has come since before.
+func (n *counters) since(before *counters) {
+	n.Puts, n.Bytes, n.Filtered = n.Puts-before.Puts, n.Bytes-before.Bytes, n.Filtered-before.Filtered
+	n.Transactions, n.Splits, n.Resyncs = n.Transactions-before.Transactions, n.Splits-before.Splits, n.Resyncs-before.Resyncs
+	n.Rounds, n.CopySeconds, n.MeanInFlight = 0, 0, 0
+}
+
 func printCounters(n counters) error {
 	line, err := json.Marshal(n)
 	if err == nil {

@@ -143,7 +143,7 @@ func rateName(rate int) string {
 
 // measureTail lets one contender follow a source that is written to.
 func (b *bench) measureTail(ctx context.Context, g *stage, c contender, run, rate int) (x sample, err error) {
-	p, _, err := b.follow(ctx, g, c, run)
+	p, before, err := b.follow(ctx, g, c, run)
 	if err != nil {
 		return x, err
 	}
@@ -154,6 +154,9 @@ func (b *bench) measureTail(ctx context.Context, g *stage, c contender, run, rat
 	}
 	if x.cost, x.Counters, err = p.finish(ctx, done); err != nil {
 		return x, err
+	}
+	if x.Counters != nil {
+		x.Counters.since(before)
 	}
 	if !x.Lag.Drained { // it is known to differ
 		return x, nil
