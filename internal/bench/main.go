@@ -15,6 +15,8 @@
 // With -measure backlog, many revisions are written while nobody mirrors, and the contenders catch up. With -measure resync, the source is compacted besides.
 // With -measure idle, nobody writes. With -measure wan, the source is behind a proxy that delays, and the bytes that cross are counted.
 //
+// With -measure all, all of these are made, and a summary puts their main figures into one table.
+//
 // It needs Linux: memory and CPU time are read from /proc.
 package main
 
@@ -60,6 +62,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 // report measures and writes each result as soon as it is there. Turns that failed are in the reports and are an error at the end.
 func (b *bench) report(ctx context.Context, out io.Writer) error {
 	var failed []error
+	var results []*result
 	for _, name := range b.cfg.measures {
 		r, err := b.measureAll(ctx, name)
 		if err != nil {
@@ -76,7 +79,14 @@ func (b *bench) report(ctx context.Context, out io.Writer) error {
 				return err
 			}
 		}
-		failed = append(failed, r.failures())
+		failed, results = append(failed, r.failures()), append(results, r)
+	}
+	if b.cfg.all {
+		all := summarize(results)
+		fmt.Fprintf(out, "\n%s", all.markdown())
+		if b.cfg.out != "" {
+			failed = append(failed, all.writeFiles(b.cfg.out))
+		}
 	}
 	return errors.Join(failed...)
 }

@@ -245,7 +245,7 @@ func (r *result) notes() []string {
 	}
 	notes := append([]string{fmt.Sprintf("%s, kernel %s, %d CPUs (%s), %s, etcd %s, one member each, on loopback, data %s; %d runs in turns: median (least to most).",
 		m.OS, m.Kernel, m.CPUs, m.CPU, m.Go, m.Etcd, disk, r.Runs)}, r.measure.notes(r)...)
-	if r.Settings != (settings{}) {
+	if r.Settings != (settings{}) && slices.Contains(mirrorMeasurements, r.Measure) {
 		notes = append(notes, fmt.Sprintf("Understudy with BatchOps %d, BatchBytes %d, InFlight %d (0: default).", r.Settings.BatchOps, r.Settings.BatchBytes, r.Settings.InFlight))
 	}
 	for _, s := range r.Sizes {

@@ -28,7 +28,7 @@ func (s size) lagCells(name string) []string {
 // bound marks figures of which some are lower bounds, since not all writes have arrived.
 func (s size) bound(name string) string {
 	for _, x := range s.Samples {
-		if x.Contender == name && x.Failed == "" && !x.Lag.Drained {
+		if x.Contender == name && x.Failed == "" && x.Lag != nil && !x.Lag.Drained {
 			return "≥ "
 		}
 	}
