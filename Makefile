@@ -1,7 +1,7 @@
 # The root module's tests need nothing installed. The other suites say what they need.
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: test race vet lint integration soak fuzz bench verify tidy
+.PHONY: test race vet lint integration soak fuzz bench bench-quick verify tidy
 
 test:
 	go test ./...
@@ -39,11 +39,18 @@ fuzz:
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzCompareObjects$$' -fuzztime $(FUZZTIME) ./drcheck/
 	go test -run '^$$' -fuzz '^FuzzParseEndpoints$$' -fuzztime $(FUZZTIME) ./examples/internal/connect/
 
-# The base copy beside etcdctl make-mirror, or the check beside plain reading (MEASURE=check), in one run. KEYS may be a list.
-MEASURE ?= copy
+# Understudy beside etcdctl make-mirror and beside what the etcds can do: MEASURE=all, or copy, tail, backlog, resync, idle, wan or check.
+# KEYS may be a list, OUT is a directory for the reports, BENCHFLAGS are more flags: make bench MEASURE=tail KEYS=20000,100000 OUT=/tmp/bench BENCHFLAGS=-runs=5
+MEASURE ?= all
 KEYS ?= 20000
+OUT ?=
+BENCHFLAGS ?=
 bench:
-	cd internal/bench && go run . -measure $(MEASURE) -keys $(KEYS)
+	cd internal/bench && go run . -measure $(MEASURE) -keys $(KEYS) $(if $(OUT),-out $(abspath $(OUT))) $(BENCHFLAGS)
+
+# All of it in small, in a few minutes: to see that it works.
+bench-quick:
+	cd internal/bench && go run . -measure all -quick $(if $(OUT),-out $(abspath $(OUT))) $(BENCHFLAGS)
 
 tidy:
 	go mod tidy -diff

@@ -89,9 +89,9 @@ func TestBenchmarkEndToEnd(t *testing.T) {
 
 func TestFlagsThatCannotBe(t *testing.T) {
 	for _, c := range []struct{ arg, want string }{
-		{"-keys=20000,x", `"x"`}, {"-keys=0", `"0"`}, {"-runs=0", "-runs"}, {"-timeout=0", "-timeout"}, {"-in-flight=-1", "-in-flight"}, {"-measure=speed", `"speed"`}, {"stray", `"stray"`},
+		{"-keys=20000,x", `"x"`}, {"-keys=0", `"0"`}, {"-runs=0", "-runs"}, {"-timeout=0", "-timeout"}, {"-in-flight=-1", "-in-flight"}, {"-measure=speed", `"speed"`}, {"-measure=tail -rates=fast", `"fast"`}, {"-measure=tail -window=0", "-window"}, {"-rates=5", "-rates "}, {"stray", `"stray"`},
 	} {
-		if err := run(t.Context(), []string{c.arg}, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := run(t.Context(), strings.Fields(c.arg), io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want an error with %s", c.arg, err, c.want)
 		}
 	}

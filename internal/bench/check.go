@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-var checkMeasurement = measurement{file: "check", turns: (*bench).measureChecks, columns: checkColumns, row: checkRow, notes: checkNotes}
+var checkMeasurement = measurement{file: "check", turns: (*bench).measureChecks, columns: checkColumns, row: checkRow, notes: checkNotes, anySize: true}
 
 // checkContenders read both sides at once. The readers drop what they get: they are the limits of the checks.
 var checkContenders = []contender{
@@ -28,36 +28,42 @@ func checkOrder(run int) []contender {
 }
 
 // measureChecks gives a target the source's content, and then lets all contenders read both.
-func (b *bench) measureChecks(ctx context.Context, source *server, kept int, s *size) error {
-	return b.withEtcd(ctx, func(target *server) error {
-		all, equal, err := b.makeEqual(ctx, source, target, kept)
-		if err != nil {
-			return err
-		}
-		for run := 1; run <= b.cfg.runs; run++ {
-			for _, c := range checkOrder(run) {
-				x, err := b.measureCheck(ctx, source, target, c, run)
-				if err == nil {
-					err = x.Seen.verify(expected(c.role, all, equal))
-				}
-				if err != nil {
-					return fmt.Errorf("%s, run %d: %w", c.name, run, err)
-				}
-				x.Keys, x.Bytes = equal.keys, equal.bytes
-				s.add(b, x)
+func (b *bench) measureChecks(ctx context.Context, s *size) error {
+	return b.withLoaded(ctx, s, func(source *server, _ int) error {
+		return b.withEtcd(ctx, func(target *server) error {
+			if err := b.idleClient(ctx, source, target, s); err != nil {
+				return err
 			}
-		}
-		return nil
+			all, equal, err := b.makeEqual(ctx, source, target)
+			if err != nil {
+				return err
+			}
+			for run := 1; run <= b.cfg.runs; run++ {
+				for _, c := range checkOrder(run) {
+					if err := b.turn(ctx, s, "", c, run, func(ctx context.Context) (sample, error) {
+						x, err := b.measureCheck(ctx, source, target, c, run)
+						if err == nil {
+							err = x.Seen.verify(expected(c.role, all, equal))
+						}
+						x.Keys, x.Bytes = equal.keys, equal.bytes
+						return x, err
+					}); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
 	})
 }
 
 // makeEqual gives the target what is kept of the source, and returns what all of the source is, and the kept part of it.
-func (b *bench) makeEqual(ctx context.Context, source, target *server, kept int) (all, equal content, err error) {
+func (b *bench) makeEqual(ctx context.Context, source, target *server) (all, equal content, err error) {
 	ctx, cancel := b.within(ctx)
 	defer cancel()
 	began := time.Now()
 	// The bare writer shares no code with what is measured.
-	if _, err := b.fill(ctx, source, target, contender{role: roleWriter, shape: writerShapes[0]}, 0, kept); err != nil {
+	if err := b.prefill(ctx, &stage{source: source, target: target}, b.cfg.filter); err != nil {
 		return all, equal, fmt.Errorf("fill the target: %w", err)
 	}
 	if equal, err = compare(ctx, source.client, target.client, b.keep); err != nil {
@@ -70,8 +76,6 @@ func (b *bench) makeEqual(ctx context.Context, source, target *server, kept int)
 
 // measureCheck lets one contender read both sides.
 func (b *bench) measureCheck(ctx context.Context, source, target *server, c contender, run int) (x sample, err error) {
-	ctx, cancel := b.within(ctx)
-	defer cancel()
 	flags := roleFlags{source: source.endpoint, target: target.endpoint, filter: b.cfg.filter}
 	if c.role == roleCheckContent && run == b.cfg.runs {
 		flags.cpuProfile = b.cfg.cpuProfile
@@ -86,7 +90,7 @@ func (b *bench) measureCheck(ctx context.Context, source, target *server, c cont
 		return x, err
 	}
 	done := time.Now()
-	x = sample{Contender: c.name, Run: run, Seen: new(seen)}
+	x.Seen = new(seen)
 	if err := json.Unmarshal([]byte(line), x.Seen); err != nil {
 		return x, fmt.Errorf("what it has read: %w", err)
 	}

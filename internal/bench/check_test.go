@@ -113,10 +113,10 @@ func TestACheckOfUnequalSidesFailsTheRun(t *testing.T) {
 	const keys = 300
 	err = b.withEtcd(ctx, func(source *server) error {
 		return b.withEtcd(ctx, func(target *server) error {
-			if err := b.load(ctx, source, keys); err != nil {
+			if err := b.load(ctx, source, roleFlags{keys: keys}); err != nil {
 				return err
 			}
-			all, equal, err := b.makeEqual(ctx, source, target, keys)
+			all, equal, err := b.makeEqual(ctx, source, target)
 			if err != nil {
 				return err
 			}

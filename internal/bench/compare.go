@@ -115,16 +115,25 @@ func weigh(ctx context.Context, client *clientv3.Client, keep func([]byte) bool,
 	}
 }
 
-// compare holds all pairs of the target below the prefix against the kept ones of the source. It returns an error that counts the differences and names the first.
+// difference is what a comparison found.
+type difference struct {
+	missed, surplus, different, equal int
+	first                             string
+}
+
+func (d *difference) Error() string {
+	return fmt.Sprintf("the target differs from the source: %d missed, %d surplus, %d different, %d equal; first: %s", d.missed, d.surplus, d.different, d.equal, d.first)
+}
+
+// compare holds all pairs of the target below the prefix against the kept ones of the source. It returns a *difference that counts the differences and names the first.
 func compare(ctx context.Context, source, target *clientv3.Client, keep func([]byte) bool) (equal content, err error) {
 	a, b := newCursor(source, keep), newCursor(target, everything)
 	var s, t *mvccpb.KeyValue
-	var missed, surplus, different int
-	first := ""
+	var d difference
 	note := func(class *int, what string, kv *mvccpb.KeyValue) {
 		*class++
-		if first == "" {
-			first = fmt.Sprintf("%s %q", what, kv.Key)
+		if d.first == "" {
+			d.first = fmt.Sprintf("%s %q", what, kv.Key)
 		}
 	}
 	for nextS, nextT := true, true; ; {
@@ -145,18 +154,19 @@ func compare(ctx context.Context, source, target *clientv3.Client, keep func([]b
 		}
 		switch {
 		case side < 0:
-			note(&missed, "missed", s)
+			note(&d.missed, "missed", s)
 		case side > 0:
-			note(&surplus, "surplus", t)
+			note(&d.surplus, "surplus", t)
 		case !bytes.Equal(s.Value, t.Value):
-			note(&different, "different", s)
+			note(&d.different, "different", s)
 		default:
 			equal.add(s)
 		}
 		nextS, nextT = side <= 0, side >= 0
 	}
-	if first != "" {
-		return equal, fmt.Errorf("the target differs from the source: %d missed, %d surplus, %d different, %d equal; first: %s", missed, surplus, different, equal.keys, first)
+	if d.first != "" {
+		d.equal = equal.keys
+		return equal, &d
 	}
 	return equal, nil
 }

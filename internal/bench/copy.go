@@ -3,59 +3,49 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-var copyMeasurement = measurement{file: "base-copy", turns: (*bench).measureCopies, columns: copyColumns, row: copyRow, notes: copyNotes}
+var copyMeasurement = measurement{file: "base-copy", turns: (*bench).measureCopies, columns: copyColumns, row: copyRow, notes: copyNotes, anySize: true}
 
 func (b *bench) copyContenders() []contender {
-	list := []contender{{name: roleUnderstudy, role: roleUnderstudy}}
-	if !b.cfg.skipMakeMirror {
-		list = append(list, contender{name: roleMakeMirror, role: roleMakeMirror, all: true})
-	}
+	list := b.mirrors()
 	for _, shape := range writerShapes {
 		list = append(list, contender{name: shape.String(), role: roleWriter, shape: shape})
 	}
 	return list
 }
 
-// makeMirrorAttempts: make-mirror ends at the first request that fails, such as on a machine that is busy with other things. Then it is started anew, with a fresh target.
-const makeMirrorAttempts = 5
-
-func (b *bench) measureCopies(ctx context.Context, source *server, kept int, s *size) error {
-	contenders := b.copyContenders()
-	for run := 1; run <= b.cfg.runs; run++ {
-		for i := range contenders {
-			c := contenders[(i+run-1)%len(contenders)] // nobody is always the first
-			want, keep := kept, b.keep
-			if c.all {
-				want, keep = s.Keys, everything
-			}
-			x, err := b.measureCopy(ctx, source, c, run, want, keep)
-			for attempt := 1; c.role == roleMakeMirror && errors.Is(err, errEnded) && attempt < makeMirrorAttempts; attempt++ {
-				b.note("%d keys, run %d: once more: %v", s.Keys, run, err)
-				s.GivenUp++
-				x, err = b.measureCopy(ctx, source, c, run, want, keep)
-			}
-			if err != nil {
-				return fmt.Errorf("%s, run %d: %w", c.name, run, err)
-			}
-			s.add(b, x)
+func (b *bench) measureCopies(ctx context.Context, s *size) error {
+	return b.withLoaded(ctx, s, func(source *server, kept int) error {
+		if err := b.withEtcd(ctx, func(target *server) error { return b.idleClient(ctx, source, target, s) }); err != nil {
+			return err
 		}
-	}
-	return nil
+		for run := 1; run <= b.cfg.runs; run++ {
+			for _, c := range rotated(b.copyContenders(), run) {
+				want, keep := kept, b.keep
+				if c.all {
+					want, keep = s.Keys, everything
+				}
+				if err := b.turn(ctx, s, "", c, run, func(ctx context.Context) (sample, error) {
+					return b.measureCopy(ctx, source, c, run, want, keep)
+				}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // measureCopy lets one contender fill a fresh target and compares what it made.
 func (b *bench) measureCopy(ctx context.Context, source *server, c contender, run, want int, keep func([]byte) bool) (x sample, err error) {
-	ctx, cancel := b.within(ctx)
-	defer cancel()
 	err = b.withEtcd(ctx, func(target *server) error {
-		if x, err = b.fill(ctx, source, target, c, run, want); err != nil {
+		g := &stage{source: source, target: target, via: source.endpoint, filter: b.cfg.filter}
+		if x, err = b.fill(ctx, g, c, run, want); err != nil {
 			return err
 		}
 		equal, err := compare(ctx, source.client, target.client, keep)
@@ -66,12 +56,10 @@ func (b *bench) measureCopy(ctx context.Context, source *server, c contender, ru
 }
 
 // fill lets one contender fill a target. It does not look at what the target then holds, but for the number of keys.
-func (b *bench) fill(ctx context.Context, source, target *server, c contender, run, want int) (x sample, err error) {
-	flags := roleFlags{source: source.endpoint, target: target.endpoint, filter: b.cfg.filter, engine: b.cfg.engine, writer: c.shape}
-	if c.role == roleUnderstudy && run == b.cfg.runs {
-		flags.cpuProfile = b.cfg.cpuProfile
-	}
-	p, err := begin(ctx, c.role, flags, source, target, c.role == roleWriter)
+func (b *bench) fill(ctx context.Context, g *stage, c contender, run, want int) (x sample, err error) {
+	flags := roleFlags{source: g.via, target: g.target.endpoint, filter: g.filter, engine: b.cfg.engine, writer: c.shape}
+	b.profile(&flags, c, run)
+	p, err := begin(ctx, c.role, flags, g.source, g.target, c.role == roleWriter)
 	if err != nil {
 		return x, err
 	}
@@ -89,11 +77,10 @@ func (b *bench) fill(ctx context.Context, source, target *server, c contender, r
 			said <- word{line, time.Now(), err}
 		}()
 	}
-	held, err := p.untilHeld(ctx, target.client, want)
+	held, err := p.untilHeld(ctx, g.target.client, want)
 	if err != nil {
 		return x, err
 	}
-	x = sample{Contender: c.name, Run: run}
 	if c.role == roleUnderstudy {
 		w := <-said
 		if w.err != nil {

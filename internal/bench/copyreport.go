@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -9,7 +8,7 @@ import (
 var copyColumns = []string{"keys", "contender", "seconds", "keys/s", "times make-mirror", "of the target's limit", "its CPU s", "target's CPU s", "peak RSS MB", "above an idle client MB"}
 
 // limits are the target's own best rates, one per run.
-func (s size) limits() []float64 {
+func (s size) limits() byRun {
 	var writers []string
 	for _, shape := range writerShapes {
 		writers = append(writers, shape.String())
@@ -33,14 +32,8 @@ func copyNotes(r *result) []string {
 		"Every copy has a fresh target. Seconds count from the start of the process until the target holds all keys; the writers' from when they hold all in memory. Every copy was compared with the source, values included. Ratios are taken run by run.",
 		"The writers put the same key-values without order, checks or checkpoint; the better one of a run is the target's limit.",
 	}
-	if r.Settings != (settings{}) {
-		notes = append(notes, fmt.Sprintf("Understudy with BatchOps %d, BatchBytes %d, InFlight %d (0: default).", r.Settings.BatchOps, r.Settings.BatchBytes, r.Settings.InFlight))
-	}
 	if r.Filter {
 		notes = append(notes, "Understudy and the writers copy what the default key filter keeps, make-mirror all keys.")
-	}
-	if r.Machine.Tmpfs {
-		notes = append(notes, "The data was in memory (tmpfs), where fsync costs nothing: this flatters make-mirror.")
 	}
 	return notes
 }

@@ -1,13 +1,21 @@
-// Command bench measures what Understudy's speed depends on, beside its limit.
+// Command bench measures what Understudy's speed depends on, beside `etcdctl make-mirror` and beside what the etcds themselves can do.
 //
 // One run of it loads a source etcd with data as a Kubernetes cluster holds it, and lets all contenders work on it in turns, so that
 // all of them meet the same machine. Every etcd and every contender is a process of its own (this binary in a role, see roles.go), with data on disk and fsync on.
+// After each turn the content of both sides is compared, values included; a turn that leaves a difference counts as failed, and so does the run.
 //
-// With -measure copy, the contenders copy it to a fresh target each: the base copy of Understudy, `etcdctl make-mirror`, and writers that show what the target can take.
-// After each copy the content of both sides is compared, values included; a difference fails the run.
+// With -measure copy, the contenders copy it to a fresh target each: the base copy of Understudy, make-mirror, and writers that show what the target can take.
 //
 // With -measure check, a target is given the same content, and the contenders read both sides: drcheck's comparison, and readers that drop what they get,
 // which show how fast both sides can be read at all. Each must have read exactly what is there, and the check must find the sides equal.
+//
+// With -measure tail, a mirror follows a source that is written to at several rates, and the benchmark measures how long each write takes from the source to the target,
+// beside what a put at the target takes.
+//
+// With -measure backlog, many revisions are written while nobody mirrors, and the contenders catch up. With -measure resync, the source is compacted besides.
+// With -measure idle, nobody writes. With -measure wan, the source is behind a proxy that delays, and the bytes that cross are counted.
+//
+// With -measure all, all of these are made, and a summary puts their main figures into one table.
 //
 // It needs Linux: memory and CPU time are read from /proc.
 package main
@@ -20,33 +28,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"slices"
-	"strconv"
-	"strings"
 	"syscall"
-	"time"
 )
-
-// config is what the flags say.
-type config struct {
-	measure        measurement
-	keys           []int
-	runs           int
-	skipMakeMirror bool
-	filter         bool
-	dir, out       string
-	timeout        time.Duration
-	engine         engineConfig
-	cpuProfile     string
-}
-
-// engineConfig are the settings of the engine that can be varied; zero is the engine's default.
-type engineConfig struct {
-	batchOps, batchBytes, inFlight int
-}
-
-// copyFlags mean nothing to a check.
-var copyFlags = []string{"skip-make-mirror", "batch-ops", "batch-bytes", "in-flight"}
 
 func main() {
 	if runRole(os.Args) {
@@ -73,70 +56,37 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
-	result, err := b.measureAll(ctx)
-	if err = errors.Join(err, b.close()); err != nil {
-		return err
-	}
-	if err := result.writeText(out); err != nil {
-		return err
-	}
-	if cfg.out == "" {
-		return nil
-	}
-	return result.writeFiles(cfg.out)
+	return errors.Join(b.report(ctx, out), b.close())
 }
 
-func parseFlags(args []string, usage io.Writer) (cfg config, err error) {
-	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	fs.SetOutput(usage)
-	measure := fs.String("measure", "copy", "what to measure: copy (the base copy) or check (drcheck's comparison)")
-	keys := fs.String("keys", "20000", "keys at the source; several sizes with commas between")
-	fs.IntVar(&cfg.runs, "runs", 3, "runs of each contender and size")
-	fs.BoolVar(&cfg.skipMakeMirror, "skip-make-mirror", false, "leave make-mirror out")
-	fs.BoolVar(&cfg.filter, "filter", false, "copy and compare what the default key filter keeps; otherwise all keys")
-	fs.StringVar(&cfg.dir, "dir", os.TempDir(), "where the etcds keep their data while they run: a directory on a real disk")
-	fs.StringVar(&cfg.out, "out", "", "directory to write base-copy.md and base-copy.json to, or check.md and check.json; empty: neither")
-	fs.DurationVar(&cfg.timeout, "timeout", 20*time.Minute, "limit of one copy or reading")
-	fs.IntVar(&cfg.engine.batchOps, "batch-ops", 0, "Understudy's BatchOps; 0: its default")
-	fs.IntVar(&cfg.engine.batchBytes, "batch-bytes", 0, "Understudy's BatchBytes; 0: its default")
-	fs.IntVar(&cfg.engine.inFlight, "in-flight", 0, "Understudy's InFlight; 0: its default")
-	fs.StringVar(&cfg.cpuProfile, "cpuprofile", "", "file for a CPU profile of the Understudy or check-content process in the last of its runs")
-	if err := fs.Parse(args); err != nil {
-		return cfg, err
-	}
-	if fs.NArg() > 0 {
-		return cfg, fmt.Errorf("argument %q is not expected: all settings are flags", fs.Arg(0))
-	}
-	var ok bool
-	if cfg.measure, ok = measurements[*measure]; !ok {
-		return cfg, fmt.Errorf("-measure: %q is unknown: use copy or check", *measure)
-	}
-	var stray error
-	fs.Visit(func(f *flag.Flag) {
-		if *measure != "copy" && slices.Contains(copyFlags, f.Name) {
-			stray = fmt.Errorf("-%s says how to copy: leave it out with -measure %s", f.Name, *measure)
+// report measures and writes each result as soon as it is there. Turns that failed are in the reports and are an error at the end.
+func (b *bench) report(ctx context.Context, out io.Writer) error {
+	var failed []error
+	var results []*result
+	for _, name := range b.cfg.measures {
+		r, err := b.measureAll(ctx, name)
+		if err != nil {
+			return errors.Join(append(failed, err)...)
 		}
-	})
-	if stray != nil {
-		return cfg, stray
-	}
-	for field := range strings.SplitSeq(*keys, ",") {
-		n, err := strconv.Atoi(strings.TrimSpace(field))
-		if err != nil || n < 1 {
-			return cfg, fmt.Errorf("-keys: %q is no number of keys: use one such as 20000, or several with commas between", field)
+		if b.cfg.all {
+			fmt.Fprintf(out, "\n%s\n\n", r.measure.file)
 		}
-		cfg.keys = append(cfg.keys, n)
+		if err := r.writeText(out); err != nil {
+			return err
+		}
+		if b.cfg.out != "" {
+			if err := r.writeFiles(b.cfg.out); err != nil {
+				return err
+			}
+		}
+		failed, results = append(failed, r.failures()), append(results, r)
 	}
-	for name, value := range map[string]int{"batch-ops": cfg.engine.batchOps, "batch-bytes": cfg.engine.batchBytes, "in-flight": cfg.engine.inFlight} {
-		if value < 0 {
-			return cfg, fmt.Errorf("-%s: %d is negative: use 0 for the engine's default", name, value)
+	if b.cfg.all {
+		all := summarize(results)
+		fmt.Fprintf(out, "\n%s", all.markdown())
+		if b.cfg.out != "" {
+			failed = append(failed, all.writeFiles(b.cfg.out))
 		}
 	}
-	if cfg.runs < 1 {
-		return cfg, fmt.Errorf("-runs: %d is below 1", cfg.runs)
-	}
-	if cfg.timeout <= 0 {
-		return cfg, fmt.Errorf("-timeout: %v is not above zero", cfg.timeout)
-	}
-	return cfg, nil
+	return errors.Join(failed...)
 }

@@ -170,6 +170,22 @@ func onTmpfs(dir string) (bool, error) {
 	return fs.Type == tmpfsMagic, err
 }
 
+// hardware is the kernel's release and the model of the CPUs; "unknown" where the machine does not tell.
+func hardware() (kernel, cpu string) {
+	kernel, cpu = "unknown", "unknown"
+	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		kernel = strings.TrimSpace(string(release))
+	}
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(info)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				return kernel, strings.TrimSpace(value)
+			}
+		}
+	}
+	return kernel, cpu
+}
+
 // lineBuffer hands out what is written to it by lines. Lines that nobody has asked for after a thousand are dropped.
 type lineBuffer struct {
 	lines chan string

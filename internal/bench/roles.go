@@ -35,8 +35,11 @@ const (
 	roleLoad       = "load" // fills the source; prints readyLine
 	roleIdle       = "idle" // a client of both sides that has read once; prints readyLine
 	roleMakeMirror = "make-mirror"
-	roleUnderstudy = "understudy" // prints its counters as JSON when the base copy is done
-	roleWriter     = "writer"     // prints readyLine when it holds everything, begins at goLine
+	roleUnderstudy = "understudy" // prints its counters as JSON when the base copy is done; with -serve when the tail begins, and again after stopLine
+	roleWriter     = "writer"     // prints readyLine when it holds everything, begins at goLine, prints doneLine
+	roleLogWriter  = "log-writer" // the same with what happened at the source since a revision
+	roleProxy      = "proxy"      // delays what passes to the source; prints its endpoint, and at bytesLine what has passed as JSON
+	roleTraffic    = "traffic"    // prints readyLine when the mirror follows, writes at goLine, and prints its figures as JSON
 
 	// These print readyLine when they are connected, begin to read both sides at goLine, and print what they have seen as JSON.
 	roleReadStream   = "read-stream"   // keys and values, as one stream of each side
@@ -48,7 +51,9 @@ const (
 
 const (
 	readyLine = "ready"
+	doneLine  = "done"
 	goLine    = "go"
+	stopLine  = "stop"
 )
 
 // prefix is what is copied.
@@ -69,14 +74,20 @@ type roleFlags struct {
 	cpuProfile     string
 	engine         engineConfig
 	writer         writerShape
+	volatile       bool  // load also what a cluster writes by itself
+	serve          bool  // mirror until told to stop
+	rev            int64 // the revision that make-mirror begins with instead of a copy, and the log-writer
+	traffic        trafficPlan
+	delay          time.Duration // each way
 }
 
 // args gives the flags back as arguments.
 func (f roleFlags) args(role string) []string {
-	return []string{roleArg, role, "-dir=" + f.dir, "-source=" + f.source, "-target=" + f.target, "-keys=" + strconv.Itoa(f.keys),
+	return append([]string{roleArg, role, "-dir=" + f.dir, "-source=" + f.source, "-target=" + f.target, "-keys=" + strconv.Itoa(f.keys),
 		"-filter=" + strconv.FormatBool(f.filter), "-cpuprofile=" + f.cpuProfile,
 		"-batch-ops=" + strconv.Itoa(f.engine.batchOps), "-batch-bytes=" + strconv.Itoa(f.engine.batchBytes), "-in-flight=" + strconv.Itoa(f.engine.inFlight),
-		"-writer-ops=" + strconv.Itoa(f.writer.ops), "-writer-in-flight=" + strconv.Itoa(f.writer.inFlight)}
+		"-writer-ops=" + strconv.Itoa(f.writer.ops), "-writer-in-flight=" + strconv.Itoa(f.writer.inFlight),
+		"-volatile=" + strconv.FormatBool(f.volatile), "-serve=" + strconv.FormatBool(f.serve), "-rev=" + strconv.FormatInt(f.rev, 10), "-delay=" + f.delay.String()}, f.traffic.args()...)
 }
 
 // runRole plays the role that args ask for and reports whether there was one.
@@ -97,11 +108,17 @@ func runRole(args []string) bool {
 	fs.IntVar(&f.engine.inFlight, "in-flight", 0, "")
 	fs.IntVar(&f.writer.ops, "writer-ops", 0, "")
 	fs.IntVar(&f.writer.inFlight, "writer-in-flight", 0, "")
+	fs.BoolVar(&f.volatile, "volatile", false, "")
+	fs.BoolVar(&f.serve, "serve", false, "")
+	fs.Int64Var(&f.rev, "rev", 0, "")
+	fs.DurationVar(&f.delay, "delay", 0, "")
+	f.traffic.flags(fs)
 	_ = fs.Parse(args[3:]) // exits on errors
 
 	orders := readOrders()
 	roles := map[string]func(roleFlags, <-chan string) error{
 		roleEtcd: playEtcd, roleLoad: playLoad, roleIdle: playIdle, roleMakeMirror: playMakeMirror, roleUnderstudy: playUnderstudy, roleWriter: playWriter,
+		roleTraffic: playTraffic, roleLogWriter: playLogWriter, roleProxy: playProxy,
 		roleReadStream: playReader(readSides(readStream(false))), roleReadPages: playReader(readSides(readPages)), roleReadKeys: playReader(readSides(readStream(true))),
 		roleCheckContent: playReader(check(drcheck.Content)), roleCheckKeys: playReader(check(drcheck.KeysOnly)),
 	}
@@ -161,6 +178,11 @@ func playLoad(f roleFlags, _ <-chan string) error {
 	if err := kubeobj.LoadDataset(context.Background(), client, f.keys, loadParallel); err != nil {
 		return err
 	}
+	if f.volatile {
+		if err := loadVolatile(context.Background(), client, f.keys); err != nil {
+			return err
+		}
+	}
 	fmt.Println(readyLine)
 	return nil
 }
@@ -176,6 +198,9 @@ func playIdle(f roleFlags, _ <-chan string) error {
 // playMakeMirror is etcdctl as it is, with the arguments that an operator would give.
 func playMakeMirror(f roleFlags, _ <-chan string) error {
 	os.Args = []string{"etcdctl", "--endpoints", f.source, "make-mirror", "--prefix", prefix, f.target}
+	if f.rev > 0 { // then it forgets the prefix at the target unless it is told
+		os.Args = append(os.Args, "--rev", strconv.FormatInt(f.rev, 10), "--dest-prefix", prefix)
+	}
 	ctlv3.MustStart() // it does not return unless it fails
 	return errors.New("make-mirror ended")
 }
@@ -195,21 +220,15 @@ type counters struct {
 	MeanInFlight float64 `json:"meanInFlight"`
 }
 
-func playUnderstudy(f roleFlags, _ <-chan string) error {
-	var line []byte
-	err := profiled(f.cpuProfile, func() error {
-		n, err := baseCopy(f)
-		if err != nil {
-			return err
-		}
-		line, err = json.Marshal(n)
+func playUnderstudy(f roleFlags, orders <-chan string) error {
+	var n counters
+	if err := profiled(f.cpuProfile, func() (err error) {
+		n, err = mirror(f, orders)
 		return err
-	})
-	if err != nil {
+	}); err != nil {
 		return err
 	}
-	fmt.Println(string(line))
-	return nil
+	return printCounters(n)
 }
 
 // profiled does work under a CPU profile, if a file for one is named. The file is complete when it returns.
@@ -228,8 +247,8 @@ func profiled(path string, work func() error) error {
 	return errors.Join(err, file.Close())
 }
 
-// baseCopy mirrors until the base copy is done.
-func baseCopy(f roleFlags) (n counters, err error) {
+// mirror runs until the base copy is done; or it prints its counters when the tail begins, and serves until it is told to stop.
+func mirror(f roleFlags, orders <-chan string) (n counters, err error) {
 	source, err := connect(f.source)
 	if err != nil {
 		return n, err
@@ -270,15 +289,50 @@ func baseCopy(f roleFlags) (n counters, err error) {
 	case err := <-ended:
 		return n, fmt.Errorf("the mirror ended before the tail: %w", err)
 	}
-	s := m.Status()
-	if s.Copy.Ended.IsZero() {
+	if s := m.Status(); !f.serve && s.Copy.Ended.IsZero() {
 		return n, errors.New("the tail began without a base copy")
 	}
-	took := s.Copy.Ended.Sub(s.Copy.Began)
-	n = counters{Puts: s.Puts, Bytes: s.Bytes, Filtered: s.Filtered, Transactions: s.Transactions, Splits: s.Splits,
-		Resyncs: s.Resyncs, Rounds: s.Copy.Round, CopySeconds: took.Seconds(), MeanInFlight: float64(applying.Load()) / float64(took)}
+	n = countersOf(m.Status(), applying.Load())
+	if f.serve {
+		if err := printCounters(n); err != nil {
+			return n, err
+		}
+		select {
+		case order := <-orders:
+			if order != stopLine {
+				return n, fmt.Errorf("order %q is unknown", order)
+			}
+		case err := <-ended:
+			return n, fmt.Errorf("the mirror ended in the tail: %w", err)
+		}
+		n = countersOf(m.Status(), 0)
+	}
 	cancel()
 	return n, <-ended
+}
+
+// countersOf takes what all transactions of the copy took together, in nanoseconds.
+func countersOf(s etcdmirror.Status, applying int64) counters {
+	n := counters{Puts: s.Puts, Bytes: s.Bytes, Filtered: s.Filtered, Transactions: s.Transactions, Splits: s.Splits, Resyncs: s.Resyncs, Rounds: s.Copy.Round}
+	if took := s.Copy.Ended.Sub(s.Copy.Began); took > 0 {
+		n.CopySeconds, n.MeanInFlight = took.Seconds(), float64(applying)/float64(took)
+	}
+	return n
+}
+
+// since leaves what has come since before.
+func (n *counters) since(before *counters) {
+	n.Puts, n.Bytes, n.Filtered = n.Puts-before.Puts, n.Bytes-before.Bytes, n.Filtered-before.Filtered
+	n.Transactions, n.Splits, n.Resyncs = n.Transactions-before.Transactions, n.Splits-before.Splits, n.Resyncs-before.Resyncs
+	n.Rounds, n.CopySeconds, n.MeanInFlight = 0, 0, 0
+}
+
+func printCounters(n counters) error {
+	line, err := json.Marshal(n)
+	if err == nil {
+		fmt.Println(string(line))
+	}
+	return err
 }
 
 func connect(endpoint string) (*clientv3.Client, error) {

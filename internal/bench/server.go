@@ -56,3 +56,11 @@ func (b *bench) withEtcd(ctx context.Context, use func(*server) error) (err erro
 	defer func() { err = errors.Join(err, s.close()) }()
 	return use(s)
 }
+
+// withEtcds starts several.
+func (b *bench) withEtcds(ctx context.Context, n int, use func([]*server) error, before ...*server) error {
+	if n == 0 {
+		return use(before)
+	}
+	return b.withEtcd(ctx, func(s *server) error { return b.withEtcds(ctx, n-1, use, append(before, s)...) })
+}

@@ -16,6 +16,8 @@ type cost struct {
 	// What the etcds used meanwhile, and what was lost: to other processes, and to other machines on the same hardware.
 	SourceCPUSeconds float64 `json:"sourceCPUSeconds"`
 	TargetCPUSeconds float64 `json:"targetCPUSeconds"`
+	// HelperCPUSeconds are those of the benchmark's own processes beside the contender, such as the one that writes to the source.
+	HelperCPUSeconds float64 `json:"helperCPUSeconds,omitempty"`
 	LostCPUSeconds   float64 `json:"lostCPUSeconds"`
 }
 
@@ -23,6 +25,8 @@ type cost struct {
 type span struct {
 	*process
 	source, target *server
+	helpers        []*process
+	helped         *time.Duration // CPU time of the helpers, once they are not measured any more
 	began          time.Time
 	own            time.Duration // CPU time that the process used before
 	before         consumption
@@ -52,21 +56,41 @@ func (s *span) beginOnceReady(ctx context.Context) (err error) {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	if s.own, err = s.cpuTime(); err != nil {
+	if err := s.restart(); err != nil {
 		return err
 	}
-	if s.before, err = usage(s.source, s.target); err != nil {
-		return err
-	}
-	s.began = time.Now()
 	if err := s.order(goLine); err != nil {
 		return s.failure()
 	}
 	return nil
 }
 
+// restart begins the measurement anew, with helpers at work.
+func (s *span) restart(helpers ...*process) (err error) {
+	s.helpers, s.helped = helpers, nil
+	if s.own, err = s.cpuTime(); err != nil {
+		return err
+	}
+	s.before, err = usage(s.source, s.target, helpers...)
+	s.began = time.Now()
+	return err
+}
+
+// stopHelpers ends the measurement of the helpers, which may go then.
+func (s *span) stopHelpers() error {
+	now, err := helpersUsage(s.helpers)
+	used := now - s.before.helpers
+	s.helped = &used
+	return err
+}
+
 // end stops the process, which had done its work at done.
 func (s *span) end(done time.Time) (c cost, err error) {
+	if s.helped == nil {
+		if err := s.stopHelpers(); err != nil {
+			return c, err
+		}
+	}
 	after, err := usage(s.source, s.target)
 	if err != nil {
 		return c, err
@@ -74,23 +98,51 @@ func (s *span) end(done time.Time) (c cost, err error) {
 	if c.PeakRSS, err = s.peakRSS(); err != nil {
 		return c, err
 	}
-	c.Seconds = done.Sub(s.began).Seconds()
-	c.CPUSeconds = (s.stop() - s.own).Seconds()
-	c.SourceCPUSeconds = (after.source - s.before.source).Seconds()
-	c.TargetCPUSeconds = (after.target - s.before.target).Seconds()
-	// The clock that counts all is a coarse one, so a small remainder may come out below zero.
-	others := max(0, (after.machine-s.before.machine).Seconds()-c.SourceCPUSeconds-c.TargetCPUSeconds-c.CPUSeconds)
-	c.LostCPUSeconds = others + (after.stolen - s.before.stolen).Seconds()
+	rss := c.PeakRSS
+	c = s.between(after, s.stop(), done)
+	c.PeakRSS = rss
 	return c, nil
 }
 
-// consumption is CPU time used so far.
-type consumption struct{ source, target, machine, stolen time.Duration }
+// between is the cost but for the memory, where the process has used own, and the etcds after.
+func (s *span) between(after consumption, own time.Duration, done time.Time) (c cost) {
+	c.Seconds = done.Sub(s.began).Seconds()
+	c.CPUSeconds = (own - s.own).Seconds()
+	c.SourceCPUSeconds = (after.source - s.before.source).Seconds()
+	c.TargetCPUSeconds = (after.target - s.before.target).Seconds()
+	if s.helped != nil {
+		c.HelperCPUSeconds = s.helped.Seconds()
+	}
+	// The clock that counts all is a coarse one, so a small remainder may come out below zero.
+	others := max(0, (after.machine-s.before.machine).Seconds()-c.SourceCPUSeconds-c.TargetCPUSeconds-c.HelperCPUSeconds-c.CPUSeconds)
+	c.LostCPUSeconds = others + (after.stolen - s.before.stolen).Seconds()
+	return c
+}
 
-func usage(source, target *server) (c consumption, err error) {
-	var errs [3]error
-	c.source, errs[0] = source.process.cpuTime()
-	c.target, errs[1] = target.process.cpuTime()
-	c.machine, c.stolen, errs[2] = machineCPUTime()
-	return c, errors.Join(errs[:]...)
+// consumption is CPU time used so far.
+type consumption struct{ source, target, helpers, machine, stolen time.Duration }
+
+func usage(source, target *server, helpers ...*process) (c consumption, err error) {
+	var errs []error
+	note := func(err error) { errs = append(errs, err) }
+	c.source, err = source.process.cpuTime()
+	note(err)
+	c.target, err = target.process.cpuTime()
+	note(err)
+	c.helpers, err = helpersUsage(helpers)
+	note(err)
+	c.machine, c.stolen, err = machineCPUTime()
+	note(err)
+	return c, errors.Join(errs...)
+}
+
+func helpersUsage(helpers []*process) (sum time.Duration, err error) {
+	for _, p := range helpers {
+		used, err := p.cpuTime()
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
 }

@@ -68,14 +68,32 @@ func playWriter(f roleFlags, orders <-chan string) error {
 	if err := awaitGo(orders); err != nil {
 		return err
 	}
+	lanes := make([][]*pb.TxnRequest, len(requests)) // in any order
+	for i, request := range requests {
+		lanes[i] = []*pb.TxnRequest{request}
+	}
+	if err := commitLanes(ctx, client, lanes, f.writer.inFlight); err != nil {
+		return err
+	}
+	fmt.Println(doneLine)
+	return nil
+}
+
+// commitLanes commits the requests of each lane one after another, and so many lanes at once.
+func commitLanes(ctx context.Context, client pb.KVClient, lanes [][]*pb.TxnRequest, inFlight int) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(f.writer.inFlight)
-	for _, request := range requests {
+	group.SetLimit(inFlight)
+	for _, lane := range lanes {
 		group.Go(func() error {
-			ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-			defer cancel()
-			_, err := client.Txn(ctx, request, grpc.MaxCallRecvMsgSize(math.MaxInt32))
-			return err
+			for _, request := range lane {
+				ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+				_, err := client.Txn(ctx, request, grpc.MaxCallRecvMsgSize(math.MaxInt32))
+				cancel()
+				if err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	}
 	return group.Wait()

@@ -263,3 +263,28 @@ func TestBadInput(t *testing.T) {
 		}
 	}
 }
+
+// A delay is a line on which much is under way at once: what waits keeps nothing behind it from being taken up.
+func TestDelayTakesUpWhatComesMeanwhile(t *testing.T) {
+	n := newLine(t, 1)
+	client, member := n.pair()
+	if err := n.proxy.Apply(faultproxy.Fault{Kind: faultproxy.Delay, Direction: faultproxy.Down, Latency: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	upBefore, downBefore := n.proxy.Arrived()
+	const all = 1 << 20
+	member.send(strings.Repeat("x", all))
+	client.send("question")
+	member.get("question")
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		up, down := n.proxy.Arrived()
+		if up-upBefore == int64(len("question")) && down-downBefore == all {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d and %d bytes arrived", up-upBefore, down-downBefore)
+		}
+	}
+	n.proxy.Clear()
+	client.get(strings.Repeat("x", all))
+}

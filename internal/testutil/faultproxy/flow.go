@@ -39,6 +39,7 @@ func (c *conn) read(dir int, from *net.TCPConn) {
 	for {
 		n, err := from.Read(buf)
 		f.arrived.Add(int64(n))
+		c.proxy.arrived[dir].Add(int64(n))
 		if n > 0 && !c.push(f, item{data: append([]byte(nil), buf[:n]...)}) {
 			f.arrived.Add(discard(from)) // after a drop, until the sender has ended too
 			return

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,6 +30,8 @@ type Proxy struct {
 	counters map[Kind]*Counter
 	holds    bool
 	batch    int
+
+	arrived [2]atomic.Int64 // bytes that the ends have sent, up and down
 }
 
 const retryPause = 10 * time.Millisecond
@@ -89,6 +92,9 @@ func (p *Proxy) Counters() map[Kind]Counter {
 	}
 	return all
 }
+
+// Arrived tells how many bytes clients (up) and the member (down) have sent to the proxy, whatever became of them.
+func (p *Proxy) Arrived() (up, down int64) { return p.arrived[0].Load(), p.arrived[1].Load() }
 
 // listen opens the proxy's port. The group's mutex is held, or nobody else knows the proxy.
 func (p *Proxy) listen() error {
