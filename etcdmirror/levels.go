@@ -14,8 +14,8 @@ import (
 // as far as a few objects of each tell: custom resources may own anything, and nobody's list knows them. The order itself never depends on this guess.
 
 const (
-	// levelsFrom is how many entries make the guess worth its reads.
-	levelsFrom = 4000
+	// levelsFrom is how many entries make the guess worth its reads: of fewer, those that wait mostly fit into maxStash.
+	levelsFrom = 16_000
 	// levelSamples is how many objects of a resource are looked at.
 	levelSamples = 24
 )

@@ -2,7 +2,6 @@ package etcdmirror
 
 import (
 	"context"
-	"errors"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +27,9 @@ type sourceWatch struct {
 
 // farSource is the round trip from which on it is worth one more for each event not to receive what the filter drops.
 const farSource = 5 * time.Millisecond
+
+// judgePatience is how long a watch waits to learn whether it can leave out what the filter drops.
+const judgePatience = 2 * time.Second
 
 // maxRanges bounds the streams of one sourceWatch.
 const maxRanges = 8
@@ -63,8 +65,12 @@ func (m *Mirror) openWatch(ctx context.Context, from int64) *sourceWatch {
 		defer close(s.items)
 		ranges := []keyspace.Range{{Begin: m.sourceBegin, End: m.sourceEnd}}
 		if len(m.keys.Skip()) > 0 && m.cfg.Watch != WatchAll {
-			<-judging
-			if s.trusts && (m.cfg.Watch == WatchKept || round >= farSource) {
+			select {
+			case <-judging:
+			case <-time.After(judgePatience): // such as while a member is away: then everything is followed
+			case <-ctx.Done():
+			}
+			if known(judging) && s.trusts && (m.cfg.Watch == WatchKept || round >= farSource) {
 				if kept := m.keys.Ranges(maxRanges); len(kept) > 0 { // else nothing is mirrored, and the whole tells how far the source is
 					ranges = kept
 				}
@@ -128,18 +134,26 @@ const minRoom = 64 << 10
 // roundTrip is the shortest of a few round trips to the source; 0 if it does not answer.
 func (m *Mirror) roundTrip(ctx context.Context) (shortest time.Duration) {
 	for range 3 {
-		for _, endpoint := range m.source.Endpoints() {
-			began := time.Now()
-			_, err := etcdrpc.Do(ctx, m.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.StatusResponse, error) {
-				return m.source.Status(ctx, endpoint)
-			})
-			if took := time.Since(began); err == nil && (shortest == 0 || took < shortest) {
-				shortest = took
-			}
-			if err != nil && errors.Is(err, context.Canceled) {
-				return 0
-			}
+		began := time.Now()
+		_, err := etcdrpc.Do(ctx, m.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.GetResponse, error) {
+			return m.source.Get(ctx, m.sourceBegin, clientv3.WithSerializable(), clientv3.WithKeysOnly())
+		})
+		if err != nil {
+			return 0
+		}
+		if took := time.Since(began); shortest == 0 || took < shortest {
+			shortest = took
 		}
 	}
 	return shortest
+}
+
+// known reports whether a channel is closed.
+func known(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }

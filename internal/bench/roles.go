@@ -263,7 +263,7 @@ func mirror(f roleFlags, orders <-chan string) (n counters, err error) {
 		if err != nil {
 			return n, err
 		}
-		cfg.Keep, cfg.KeepID = filter.Match, filter.Hash()
+		cfg.Keep, cfg.KeepID, cfg.Skip = filter.Match, filter.Hash(), filter.Skips(etcdmirror.DefaultPrefix)
 	}
 	tail := make(chan struct{}, 1)
 	cfg.Hooks.State = func(info etcdmirror.StateInfo) {
