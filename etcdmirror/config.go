@@ -28,6 +28,7 @@ const (
 	DefaultBufferBytes        = 16 << 20
 	DefaultCatchUpWatches     = 8
 	DefaultMergeBehind        = 64
+	DefaultMergeAfter         = 100 * time.Millisecond
 	DefaultSessionTTL         = 10 * time.Second
 	DefaultRepairDelay        = 5 * time.Second
 	DefaultRepairLimit        = 5
@@ -121,6 +122,8 @@ type Config struct {
 	// MergeBehind is how many source revisions must wait before the tail merges them as a bulk phase does; 0 is DefaultMergeBehind.
 	// Below that, no two keys of one resource get the same target revision, so that clients of the target can resume their watches (unless the source changed them in one transaction).
 	MergeBehind int
+	// MergeAfter is how long there may be revisions waiting without a pause before they are merged likewise, however few: the target could not keep up with them one by one; 0 is DefaultMergeAfter.
+	MergeAfter time.Duration
 
 	// Logger receives changes of state and what an operator should know; nil discards. No value of a key is ever logged.
 	Logger *slog.Logger
@@ -260,6 +263,7 @@ func (c Config) complete() (Config, error) {
 		{"StallTimeout", &c.StallTimeout, DefaultStallTimeout},
 		{"CheckpointInterval", &c.CheckpointInterval, DefaultCheckpointInterval},
 		{"RepairDelay", &c.RepairDelay, DefaultRepairDelay},
+		{"MergeAfter", &c.MergeAfter, DefaultMergeAfter},
 		{"SessionTTL", &c.SessionTTL, DefaultSessionTTL},
 		{"Deletions.Window", &c.Deletions.Window, DefaultDeletionWindow},
 	} {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -81,7 +82,7 @@ func TestP11GentleToWatchers(t *testing.T) {
 			for i := range 12 {
 				resources = append(resources, fmt.Sprint("resource", i))
 			}
-			p.behind(etcdmirror.Config{MergeBehind: mergeBehind}, func() {
+			p.behind(etcdmirror.Config{MergeBehind: mergeBehind, MergeAfter: time.Hour}, func() {
 				for i := range revisions {
 					p.put(p.source, fmt.Sprintf("/registry/%s/ns/%d", resources[rng.IntN(len(resources))], rng.IntN(20)), fmt.Sprint(i))
 				}

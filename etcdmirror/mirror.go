@@ -51,6 +51,7 @@ type Mirror struct {
 
 	// Set when a term of leadership begins.
 	writer *target
+	pace   pace
 	stalls int // watches in a row that were ended for showing no sign of life
 	marks
 	drift     *drift

@@ -170,6 +170,7 @@ func (p *recordedPair) randomConfig(rng *rand.Rand) etcdmirror.Config {
 		BatchBytes:  []int{4 << 10, 100 << 10, 0}[rng.IntN(3)],
 		BufferBytes: []int{64 << 10, 0}[rng.IntN(2)],
 		MergeBehind: []int{1, 5, 0, 1 << 30}[rng.IntN(4)],
+		MergeAfter:  []time.Duration{time.Nanosecond, 0, time.Hour}[rng.IntN(3)],
 		// Often, so that progress without changes is part of the game.
 		ProgressInterval: 20 * time.Millisecond, CheckpointInterval: 30 * time.Millisecond,
 	}

@@ -150,13 +150,13 @@ func (m *Mirror) saveTail(ctx context.Context, changes []change, next Checkpoint
 
 // group is one or several source revisions to be applied as one target revision.
 type group struct {
-	last   int64 // the source revision it ends with
-	events []*mvccpb.Event
-	byKey  map[string]int // key -> place in events; nil while there is one revision
-	bytes  int
-	many   bool // holds several revisions
-	bulk   bool // merged regardless of resources
-	seen   map[string]bool
+	last    int64 // the source revision it ends with
+	events  []*mvccpb.Event
+	byKey   map[string]int // key -> place in events; nil while there is one revision
+	bytes   int
+	bulk    bool // may be merged regardless of resources
+	crowded bool // several of its revisions touch one resource
+	seen    map[string]bool
 
 	created, deleted int64  // keys
 	victim           string // a deleted source key
@@ -178,14 +178,17 @@ func (g *group) count(events []*mvccpb.Event) {
 // gather takes further revisions that wait into one group with first.
 //
 // While few wait, only revisions that touch different resources go together: a client whose watch was cut off within a revision resumes behind it,
-// and would miss what else that revision had for its resource (P11). When many wait, everything goes together up to the limits of a bulk transaction.
+// and would miss what else that revision had for its resource (P11). When many wait, or some have been waiting all the time, so that the target would
+// not keep up otherwise, everything goes together up to the limits of a bulk transaction.
 func (m *Mirror) gather(ctx context.Context, w *sourceWatch, first revision) (*group, error) {
-	g := &group{last: first.rev, events: first.events, bulk: w.backlog() >= m.cfg.MergeBehind}
+	behind := w.backlog() >= m.cfg.MergeBehind
+	g := &group{last: first.rev, events: first.events, bulk: behind || m.pace.bulk(time.Now())}
+	defer func() { m.pace.note(time.Now(), w.backlog() > 0, g.crowded, m.cfg.MergeAfter) }()
 	for _, event := range first.events {
 		g.bytes += len(event.Kv.Key) + len(event.Kv.Value)
 	}
 	g.count(first.events)
-	if g.bulk {
+	if behind {
 		m.track.setState(StateCatchingUp, "")
 	} else {
 		m.track.setState(StateTail, "")
@@ -228,9 +231,13 @@ func (m *Mirror) merge(g *group, next revision) bool {
 		}
 		g.events = append([]*mvccpb.Event(nil), g.events...)
 	}
+	crowded := g.crowded
 	for _, event := range next.events {
-		if !g.bulk && g.seen[m.ranks.Segment(string(event.Kv.Key))] {
-			return false
+		if g.seen[m.ranks.Segment(string(event.Kv.Key))] {
+			if !g.bulk {
+				return false
+			}
+			crowded = true
 		}
 		// A delete and the put of another object after it never become one (P10).
 		if i, ok := g.byKey[string(event.Kv.Key)]; ok && g.events[i].Type == mvccpb.Event_DELETE && event.Type == mvccpb.Event_PUT {
@@ -248,7 +255,7 @@ func (m *Mirror) merge(g *group, next revision) bool {
 		g.events = append(g.events, event)
 	}
 	g.count(next.events)
-	g.last, g.bytes, g.many = next.rev, bytes, true
+	g.last, g.bytes, g.crowded = next.rev, bytes, crowded
 	return true
 }
 
@@ -293,7 +300,7 @@ func (m *Mirror) applyGroup(ctx context.Context, g *group) error {
 		}
 	}
 	m.writer.held = max(held, 0)
-	next := Checkpoint{Phase: PhaseTail, SourceRevision: g.last, Bulk: g.bulk && g.many}
+	next := Checkpoint{Phase: PhaseTail, SourceRevision: g.last, Bulk: g.crowded}
 	return m.saveTail(ctx, changes, next, AppliedInfo{SourceRevision: g.last, Bulk: next.Bulk})
 }
 
