@@ -123,24 +123,29 @@ func (m *Mirror) checkWritable(ctx context.Context) error {
 	return nil
 }
 
-// trustProgress reports whether every member of a cluster that answers is known to send progress notifications in order with events.
+// trustProgress reports whether every member of a cluster that answers is known to send progress notifications in order with events. It asks until one answers.
 // Servers before 3.4.25 and 3.5.8 may send one ahead of events that it covers (etcd#15220); there it serves as a sign of life only, and progress is known from events alone.
 func (m *Mirror) trustProgress(ctx context.Context, client *clientv3.Client, side string) bool {
-	trusted := false
-	for _, endpoint := range client.Endpoints() {
-		status, err := etcdrpc.Do(ctx, m.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.StatusResponse, error) {
-			return client.Status(ctx, endpoint)
-		})
-		if err != nil {
-			continue
+	for attempt := (etcdrpc.Backoff{}); ; {
+		trusted := false
+		for _, endpoint := range client.Endpoints() {
+			status, err := etcdrpc.Do(ctx, m.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.StatusResponse, error) {
+				return client.Status(ctx, endpoint)
+			})
+			if err != nil {
+				continue
+			}
+			if !orderedProgress(status.Version) {
+				m.log.Warn("a "+side+" member's progress notifications cannot be trusted; upgrade it", LogKeyReason, "version "+status.Version)
+				return false
+			}
+			trusted = true
 		}
-		if !orderedProgress(status.Version) {
-			m.log.Warn("a "+side+" member's progress notifications cannot be trusted; upgrade it", LogKeyReason, "version "+status.Version)
-			return false
+		// A stream that is opened while nobody answers may come about later: what nobody has said yet must be asked again.
+		if trusted || attempt.Wait(ctx) != nil {
+			return trusted
 		}
-		trusted = true
 	}
-	return trusted
 }
 
 func orderedProgress(version string) bool {

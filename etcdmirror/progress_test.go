@@ -290,3 +290,38 @@ func TestP9ARevisionOfSeveralFragments(t *testing.T) {
 	r.stop()
 	p.check()
 }
+
+// P7: whether a source's progress can be relied on cannot be told while it is away. The watch that is opened meanwhile must learn it later, or it would never know how far a quiet source is.
+func TestP7AQuietSourceThatWasAwayWhenTheWatchWasOpened(t *testing.T) {
+	p := newPair(t, embedetcd.Options{}, embedetcd.Options{})
+	var unanswered atomic.Int64
+	cfg := p.sourceCluster.ClientConfig()
+	cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			err := invoker(ctx, method, req, reply, cc, opts...)
+			if err != nil && strings.HasSuffix(method, "Maintenance/Status") {
+				unanswered.Add(1)
+			}
+			return err
+		}))
+	direct := p.source
+	p.source = connect(t, cfg)
+	r := p.start(etcdmirror.Config{RequestTimeout: 300 * time.Millisecond, StallTimeout: time.Hour, ProgressInterval: 20 * time.Millisecond})
+	p.source = direct
+	p.put(p.source, "/registry/configmaps/a", "v")
+	p.sync(r)
+	if err := p.sourceCluster.StopMember(0); err != nil {
+		t.Fatal(err)
+	}
+	for r.Status().Reconnects == 0 || unanswered.Load() == 0 { // the next watch waits for the source, and its question has failed
+		if p.ctx.Err() != nil {
+			t.Fatalf("%d reconnects, %d questions without an answer", r.Status().Reconnects, unanswered.Load())
+		}
+		time.Sleep(time.Millisecond) // between looks; ctx alone decides
+	}
+	if err := p.sourceCluster.StartMember(p.ctx, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	p.put(p.source, "/elsewhere", "v")
+	p.sync(r)
+}

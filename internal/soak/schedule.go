@@ -213,6 +213,9 @@ func (s *schedule) eventually(ctx context.Context, what string, look func(contex
 		select {
 		case <-time.After(10 * time.Millisecond): // a poll
 		case <-ctx.Done():
+			for _, r := range s.replicas { // while they run
+				s.note("%s: %s", r.in.Replica, r.describe())
+			}
 			return fmt.Errorf("waiting until %s (%s): %w", what, last, context.Cause(ctx))
 		}
 	}
