@@ -66,8 +66,11 @@ func TestUsualKeys(t *testing.T) {
 	filters := usualFilters(t)
 	placed, dropped := 0, 0
 	keys := clusterKeys(t)
-	for _, key := range keys {
+	for n, key := range keys {
 		for i, f := range filters {
+			if i > 4 && n%8 != 0 {
+				continue
+			}
 			p, d := checkUsual(t, f, key)
 			if i == 0 && p {
 				placed++
