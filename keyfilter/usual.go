@@ -64,7 +64,7 @@ func (p *parts) placeUsual(path []byte, whole []bool) (placed, dropped bool) {
 // placeCustom places what follows the first segment, which has a dot and does not end as groups of the table do.
 func (p *parts) placeCustom(group, tail []byte) bool {
 	n := bytes.IndexByte(tail, '/')
-	if n < 0 || !isSubdomain(group) || !isLabel(tail[:n], true) {
+	if n < 0 || !isLabel(tail[:n], true) || !isSubdomain(group) {
 		return false
 	}
 	ns, name, ok := usualTail(tail[n+1:])
