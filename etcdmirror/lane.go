@@ -11,8 +11,8 @@ import (
 // lane follows one range of the source's keys.
 //
 // One watch leads. When it turns out to be far behind what the source has, further watches begin at later revisions, each where the one before should be
-// after its next answer; the source serves them all in the same turn. The leading watch ends where the next one began, which then leads.
-// What lies beyond the beginning of the next is dropped from the one before: some of it comes twice.
+// after its next answer; the source serves them all in the same turn. Each ends with the answer that reaches the beginning of the next, and what it has
+// waits until it leads. A watch that stayed would go on being served, and for each turn the source reads its log from the first watch that is behind to the end.
 type lane struct {
 	s       *sourceWatch
 	keys    keyspace.Range
@@ -54,8 +54,11 @@ func (l *lane) run(ctx context.Context, out chan<- revision) error {
 			l.live = w.live
 			return w.err
 		}
-		if len(l.ahead) > 0 && (!open || r.rev >= l.ahead[0].from) {
+		if !open || len(l.ahead) > 0 && r.rev >= l.ahead[0].from {
 			w.close()
+			if len(l.ahead) == 0 {
+				l.ahead = append(l.ahead, l.next(ctx, w.last.Load()+1, w, l.room))
+			}
 			l.leader.Store(l.ahead[0])
 			l.ahead = l.ahead[1:]
 			l.spread(ctx)
@@ -75,29 +78,48 @@ func (l *lane) run(ctx context.Context, out chan<- revision) error {
 	}
 }
 
-// spread begins further watches if the lane is far behind and waits for the source rather than for the target.
+// next opens a watch that goes on behind another.
+func (l *lane) next(ctx context.Context, from int64, before *watch, room int) *watch {
+	w := l.s.watch(ctx, l.keys, from, room)
+	w.reach.Store(before.reach.Load())
+	w.weight.Store(before.weight.Load())
+	return w
+}
+
+// spread begins further watches if the lane is far behind: many at once, and the next ones when most of them have had their turn.
 func (l *lane) spread(ctx context.Context) {
 	tip := l.leader.Load()
 	if n := len(l.ahead); n > 0 {
 		tip = l.ahead[n-1]
 	}
 	reach, known := tip.reach.Load(), l.leader.Load().known.Load()
-	if reach == 0 || len(l.s.items) > bufferedRevisions/2 {
+	if reach == 0 {
 		return
 	}
 	// The next answer goes on about as far as the last one: so that it shows that it has passed the beginning of the next watch, that begins a little before.
 	step := max(reach*4/5, minStep)
-	// Each watch must have room for one answer, or it would hold up the server.
-	watches := min(l.watches, max(2, l.room/int(max(tip.weight.Load(), 1))))
+	// Each watch has room for a whole answer, or it would stay.
+	room := int(tip.weight.Load()) * 5 / 4
+	watches := min(l.watches, max(2, l.room/max(room, 1)))
+	if len(l.ahead) > watches/2 {
+		return
+	}
 	for len(l.ahead) < watches-1 {
-		from := max(tip.from-1, tip.last.Load()) + step
+		from := tip.until.Load()
+		switch last := tip.last.Load(); {
+		case from == 0: // the first
+			from = last + step
+		case last >= from:
+			from = last + 1
+		}
 		if known-from < step {
 			return
 		}
-		next := l.s.watch(ctx, l.keys, from, l.room/watches)
-		next.reach.Store(reach)
-		next.weight.Store(tip.weight.Load())
-		tip.until.Store(from)
+		tip.until.CompareAndSwap(0, from)
+		next := l.next(ctx, from, tip, room)
+		if until := from + step; known-until >= step {
+			next.until.Store(until)
+		}
 		l.ahead = append(l.ahead, next)
 		tip = next
 	}
