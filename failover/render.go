@@ -1,0 +1,219 @@
+package failover
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// MarshalJSON gives {"hash": …, "plan": …}: the Document in the very form that the hash is over. docs/failover-plan.md describes it.
+func (p *Plan) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Hash string          `json:"hash"`
+		Plan json.RawMessage `json:"plan"`
+	}{p.hash, mustCanonical(p.doc)})
+}
+
+// WriteTable writes the plan as a table for terminals.
+func (p *Plan) WriteTable(w io.Writer) error {
+	d := p.doc
+	var b strings.Builder
+	fmt.Fprintf(&b, "Plan %s (%s)", d.Name, d.Mode)
+	if d.Title != "" {
+		fmt.Fprintf(&b, ": %s", oneLine(d.Title))
+	}
+	fmt.Fprintf(&b, "\nHash %s\n", p.hash)
+	if d.Approval != nil {
+		fmt.Fprintf(&b, "Approval by role %q, good for %s, before the first act\n", d.Approval.Role, shortDuration(d.Approval.ValidFor))
+	}
+	fmt.Fprintf(&b, "If a step fails: %s\n\n", failureText(d))
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "#\tSTEP\tKIND\tWHAT\tAPPROVAL\tTIMEOUT\tUNDO")
+	for i, s := range d.Steps {
+		if s.PointOfNoReturn && s.Name == d.PointOfNoReturn() {
+			fmt.Fprintln(t, "\t--- point of no return ---")
+		}
+		if s.LeftOut {
+			fmt.Fprintf(t, "%d\t%s\tleft out\t\t\t\t\n", i+1, s.Name)
+			continue
+		}
+		approval := "-"
+		if s.Approval != nil {
+			approval = s.Approval.Role
+		}
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", i+1, s.Name, s.Kind, cmp.Or(oneLine(s.what()), "-"), approval, shortDuration(s.Timeout), undoWord(s))
+	}
+	_ = t.Flush() // into memory
+	_, err := io.WriteString(w, trimLines(b.String()))
+	return err
+}
+
+func (s StepDocument) what() string {
+	if s.Prompt != nil {
+		return s.Prompt.Text
+	}
+	return s.Action
+}
+
+func undoWord(s StepDocument) string {
+	switch {
+	case s.Kind == KindGate || s.Kind == KindPrompt && !s.Undoable && !s.PointOfNoReturn:
+		return "-"
+	case s.PointOfNoReturn:
+		return "no"
+	}
+	return "yes"
+}
+
+func failureText(d Document) string {
+	switch {
+	case d.OnFailure == FailureUndo && d.PointOfNoReturn() != "":
+		return "undo, before step " + d.PointOfNoReturn() + " is carried out; stop after it"
+	case d.OnFailure == FailureUndo:
+		return "undo"
+	}
+	return "stop"
+}
+
+// shortDuration drops the zero parts at the end of a duration's text: 10m0s is 10m.
+func shortDuration(text string) string {
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
+
+// trimLines drops the spaces with which a table fills its last column.
+func trimLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	return strings.Join(lines, "\n")
+}
+
+// WriteTimeline writes what the journal tells, record by record, with the time since the run's beginning.
+func (l *Log) WriteTimeline(w io.Writer) error {
+	var b strings.Builder
+	s := l.Status()
+	fmt.Fprintf(&b, "Plan %s (%s), run %s\nHash %s\n%s\n\n", s.Plan, s.Mode, s.Journal, s.Hash, stateText(s))
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "TIME (UTC)\tSINCE\tSTEP\tWHAT")
+	for _, r := range l.Records {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", r.At.UTC().Format("2006-01-02 15:04:05"), sinceText(r.At.Sub(s.Began)), cmp.Or(r.Step, "-"), oneLine(r.Summary()))
+	}
+	_ = t.Flush() // into memory
+	if l.Torn {
+		b.WriteString("\nA last line was not written to its end: a runner is at it, or was killed.\n")
+	}
+	_, err := io.WriteString(w, trimLines(b.String()))
+	return err
+}
+
+func sinceText(d time.Duration) string {
+	return fmt.Sprintf("+%02d:%02d:%02d", int(d.Hours()), int(d.Minutes())%60, int(d.Seconds())%60)
+}
+
+func stateText(s Status) string {
+	text := "State: " + string(s.State)
+	switch {
+	case s.State == RunEnded:
+		text += ", " + string(s.Outcome)
+	case s.Waiting != nil:
+		text += strings.TrimRight(fmt.Sprintf(" for %s %s", s.Waiting.For, byRole(s.Waiting.Role)), " ")
+		if s.Waiting.Step != "" {
+			text += " at step " + s.Waiting.Step
+		}
+	case s.Detail != "":
+		text += ": " + oneLine(s.Detail)
+	}
+	return text
+}
+
+// Summary says in a sentence what a record says.
+func (r Record) Summary() string {
+	detail := ""
+	if r.Detail != "" {
+		detail = ": " + r.Detail
+	}
+	switch r.Kind {
+	case RecordPlan:
+		return fmt.Sprintf("journal %s of plan %s", r.Journal, ShortHash(r.Hash))
+	case RecordRun:
+		return "run by " + r.Runner.String()
+	case RecordObserved:
+		return "seen: " + string(r.State) + detail
+	case RecordWaiting:
+		text := "waiting for " + string(r.For) + detail
+		if r.Loss != "" {
+			text += "; loss: " + r.Loss
+		}
+		return text
+	case RecordDecision, RecordRefused:
+		return decisionText(r)
+	case RecordIntent:
+		return fmt.Sprintf("begins (attempt %d)", r.Attempt)
+	case RecordFailed:
+		return "failed" + detail
+	case RecordDone:
+		if r.Loss != "" {
+			detail = ": " + r.Loss + "; " + r.Detail
+		}
+		return string(r.Outcome) + detail
+	case RecordNote:
+		return r.Detail
+	case RecordSaved:
+		return "saved " + r.Key
+	case RecordUndo:
+		text := "undo begins" + detail
+		if r.Undo.Reason != "" {
+			text += " (" + r.Undo.Reason + ")"
+		}
+		if r.Undo.To != "" {
+			text += ", down to step " + r.Undo.To
+		}
+		if r.Undo.By != "" {
+			text += ", by " + r.Undo.By
+		}
+		return text
+	case RecordUndoIntent:
+		return fmt.Sprintf("undo begins (attempt %d)", r.Attempt)
+	case RecordUndone:
+		return "undone" + detail
+	case RecordUndoEnd:
+		return "undo ends" + detail
+	case RecordStopped:
+		return "stopped" + detail
+	case RecordCopy:
+		return "copy" + detail
+	case RecordEnd:
+		return "ended: " + string(r.Outcome)
+	}
+	return string(r.Kind) + detail
+}
+
+func decisionText(r Record) string {
+	d := r.Decision
+	text := fmt.Sprintf("%s by %s", d.Kind, d.By)
+	if d.Role != "" {
+		text += " as " + d.Role
+	}
+	text += " at " + d.At.UTC().Format("15:04:05")
+	if d.Loss != "" {
+		text += ": " + d.Loss
+	}
+	if d.Comment != "" {
+		text += " (" + d.Comment + ")"
+	}
+	if r.Kind == RecordRefused {
+		text += " REFUSED: " + r.Detail
+	}
+	return text
+}
