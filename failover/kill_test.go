@@ -53,27 +53,20 @@ func (b *bomb) tick(boundary string) {
 	select {}
 }
 
-// wrap puts a boundary before and after each call of a step, and into the middle of its effects.
+// wrap puts a boundary between an effect and its record. The others lie after each record (see hooks): what is on the disks changes with nothing else.
 func (b *bomb) wrap(f failover.Funcs) failover.Funcs {
-	observe, do, undo, verify := f.Observe, f.Do, f.Undo, f.Verify
+	do, undo := f.Do, f.Undo
 	around := func(what string, call func(context.Context) error) func(context.Context) error {
 		if call == nil {
 			return nil
 		}
 		return func(ctx context.Context) error {
-			b.tick(what + " begins, " + f.Name)
 			err := call(ctx)
 			b.tick(what + " ends, " + f.Name)
 			return err
 		}
 	}
-	f.Observe = func(ctx context.Context) (obs failover.Observation, err error) {
-		b.tick("Observe begins, " + f.Name)
-		obs, err = observe(ctx)
-		b.tick("Observe ends, " + f.Name)
-		return obs, err
-	}
-	f.Do, f.Undo, f.Verify = around("Do", do), around("Undo", undo), around("Verify", verify)
+	f.Do, f.Undo = around("Do", do), around("Undo", undo)
 	return f
 }
 
@@ -137,7 +130,7 @@ func childRunner() int {
 			return 1
 		}
 		defer c.Close()
-		cfg.Copy = failover.CopyConfig{Etcd: c, Policy: failover.CopyRequired, LockTTL: 60 * time.Second}
+		cfg.Copy = requiredCopy(c)
 		return runChild(failover.PlanConfig{Name: "killed", Steps: etcdSteps(b, c)}, cfg)
 	}
 	planCfg, err := childPlan(b, w)
@@ -146,6 +139,17 @@ func childRunner() int {
 		return 1
 	}
 	return runChild(planCfg, cfg)
+}
+
+// goOn does what a child does, in this process: it resumes what a child left.
+func (l *lab) goOn(mode, verb string) string {
+	l.t.Helper()
+	b := &bomb{}
+	r := l.runner(l.plan(modePlan(mode, b, l.witness)), failover.Config{NoWait: true})
+	if verb == "undo" {
+		return resultOf(r.Undo(l.t.Context(), failover.UndoOptions{By: "test"}))
+	}
+	return resultOf(r.Run(l.t.Context()))
 }
 
 func runChild(planCfg failover.PlanConfig, cfg failover.Config) int {
@@ -194,6 +198,11 @@ func childPlan(b *bomb, w witness) (failover.PlanConfig, error) {
 	if spec := os.Getenv("SPEC"); spec != "" {
 		return specPlan(spec, b, w)
 	}
+	return modePlan(os.Getenv("MODE"), b, w), nil
+}
+
+// modePlan has one step of each sort, and an end by its mode.
+func modePlan(mode string, b *bomb, w witness) failover.PlanConfig {
 	verified := w.effect("verified")
 	verified.Verify = func(context.Context) error { return nil }
 	saves := w.effect("saves")
@@ -211,7 +220,7 @@ func childPlan(b *bomb, w witness) (failover.PlanConfig, error) {
 		failover.Check("gate", b.wrap(gate).Observe, failover.Description{}),
 		b.wrap(w.effect("first")).Step(), b.wrap(verified).Step(), b.wrap(b.parts(w, "parts", 3)).Step(), b.wrap(saves).Step(),
 	}}
-	switch os.Getenv("MODE") {
+	switch mode {
 	case "irreversible":
 		cfg.Steps = append(cfg.Steps, b.wrap(w.irreversible("last")).Step())
 	case "drill":
@@ -222,7 +231,7 @@ func childPlan(b *bomb, w witness) (failover.PlanConfig, error) {
 		fails.Do = func(context.Context) error { return errors.New("out of order") }
 		cfg.Steps = append(cfg.Steps, b.wrap(fails).Step())
 	}
-	return cfg, nil
+	return cfg
 }
 
 // killed runs a child and reports where it was killed; "" if it ended by itself.
@@ -251,8 +260,7 @@ func wantResult(t *testing.T, p *proc.Proc, what, want string) {
 type kept struct {
 	mode, verb string
 	torn       bool
-	result     string // of the child that goes on after the kill
-	again      string // if the kill came after the end of the run
+	result     string // of what goes on after the kill, unless the kill came after the end
 	lines      []string
 	outcome    failover.Outcome
 }
@@ -263,14 +271,16 @@ var backLines = []string{"undo:saves", "undo:parts/2", "undo:parts/1", "undo:par
 func TestKilledAtEveryBoundary(t *testing.T) {
 	both := slices.Concat(forwardLines, backLines)
 	for name, k := range map[string]kept{
-		"run":      {mode: "irreversible", result: "complete", again: "ended", lines: slices.Concat(forwardLines, []string{"do:last"}), outcome: failover.OutcomeCompleted},
-		"torn":     {mode: "irreversible", torn: true, result: "complete", again: "ended", lines: slices.Concat(forwardLines, []string{"do:last"}), outcome: failover.OutcomeCompleted},
-		"undo":     {verb: "undo", result: "complete", again: "ended", lines: both, outcome: failover.OutcomeUndone},
-		"drill":    {mode: "drill", result: "complete", again: "ended", lines: both, outcome: failover.OutcomeRehearsed},
-		"failure":  {mode: "fails", result: "undone", again: "ended", lines: both, outcome: failover.OutcomeUndone},
-		"undoTorn": {verb: "undo", torn: true, result: "complete", again: "ended", lines: both, outcome: failover.OutcomeUndone},
+		"run":     {mode: "irreversible", result: "complete", lines: slices.Concat(forwardLines, []string{"do:last"}), outcome: failover.OutcomeCompleted},
+		"torn":    {mode: "irreversible", torn: true, result: "complete", lines: slices.Concat(forwardLines, []string{"do:last"}), outcome: failover.OutcomeCompleted},
+		"undo":    {verb: "undo", result: "complete", lines: both, outcome: failover.OutcomeUndone},
+		"drill":   {mode: "drill", result: "complete", lines: both, outcome: failover.OutcomeRehearsed},
+		"failure": {mode: "fails", result: "undone", lines: both, outcome: failover.OutcomeUndone},
 	} {
-		t.Run(name, func(t *testing.T) { k.everywhere(t) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k.everywhere(t)
+		})
 	}
 }
 
@@ -278,17 +288,16 @@ func (k kept) everywhere(t *testing.T) {
 	ctx := testutil.Context(t)
 	for n := 1; ; n++ {
 		l := newLab(t)
-		env := []string{"DIR=" + l.dir, "MODE=" + k.mode}
 		if k.verb == "undo" {
-			_, p := killed(t, ctx, env...)
-			wantResult(t, p, "the run before", "complete")
+			if result := l.goOn(k.mode, ""); result != "complete" {
+				t.Fatalf("the run before: %s", result)
+			}
 		}
-		env = append(env, "VERB="+k.verb)
-		kill := append(slices.Clone(env), fmt.Sprintf("KILL_AT=%d", n))
+		env := []string{"DIR=" + l.dir, "MODE=" + k.mode, "VERB=" + k.verb, fmt.Sprintf("KILL_AT=%d", n)}
 		if k.torn {
-			kill = append(kill, "TORN="+l.journal)
+			env = append(env, "TORN="+l.journal)
 		}
-		boundary, p := killed(t, ctx, kill...)
+		boundary, p := killed(t, ctx, env...)
 		if boundary == "" {
 			wantResult(t, p, "without a kill", k.result)
 			t.Logf("killed at %d boundaries", n-1)
@@ -297,21 +306,17 @@ func (k kept) everywhere(t *testing.T) {
 			}
 			return
 		}
-		log, err := failover.ReadJournal(l.journal)
-		if err != nil {
-			t.Fatalf("%s: the journal after the kill: %v", boundary, err)
-		}
+		log := l.log()
 		if log.Torn != k.torn {
 			t.Errorf("%s: torn is %v", boundary, log.Torn)
 		}
-		over := log.Status().State == failover.RunEnded && !(k.verb == "undo" && log.Status().Outcome == failover.OutcomeCompleted)
-		_, p = killed(t, ctx, env...)
-		if over {
-			wantResult(t, p, boundary, k.again)
-		} else {
-			wantResult(t, p, boundary, k.result)
+		want := k.result
+		if s := log.Status(); s.State == failover.RunEnded && (k.verb != "undo" || s.Outcome == failover.OutcomeUndone) {
+			want = "ended"
 		}
-		l.t = t
+		if got := l.goOn(k.mode, k.verb); got != want {
+			t.Errorf("killed at %q, then: %s, want %s", boundary, got, want)
+		}
 		if got := l.lines(); !slices.Equal(got, k.lines) {
 			t.Errorf("killed at %q: the witness saw %v, want %v", boundary, got, k.lines)
 		}
@@ -322,6 +327,10 @@ func (k kept) everywhere(t *testing.T) {
 			return
 		}
 	}
+}
+
+func requiredCopy(c *clientv3.Client) failover.CopyConfig {
+	return failover.CopyConfig{Etcd: c, Policy: failover.CopyRequired, LockTTL: time.Minute}
 }
 
 // etcdSteps put a key each into an etcd, which counts for every key how often it was put.
@@ -363,11 +372,13 @@ func TestKilledAtEveryBoundaryWithACopy(t *testing.T) {
 			if log, err := failover.ReadJournal(l.journal); err == nil {
 				over = log.Status().State == failover.RunEnded
 			}
-			_, p = killed(t, ctx, env...)
+			r := l.runner(l.plan(failover.PlanConfig{Name: "killed", Steps: etcdSteps(&bomb{}, cli)}), failover.Config{Copy: requiredCopy(cli)})
+			want := "complete"
 			if over {
-				wantResult(t, p, boundary, "ended")
-			} else {
-				wantResult(t, p, boundary, "complete")
+				want = "ended"
+			}
+			if got := resultOf(r.Run(ctx)); got != want {
+				t.Errorf("killed at %q, then: %s, want %s", boundary, got, want)
 			}
 		} else {
 			wantResult(t, p, "without a kill", "complete")

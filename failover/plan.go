@@ -121,7 +121,7 @@ func NewPlan(cfg PlanConfig) (*Plan, error) {
 		return nil, err
 	}
 	p.doc = doc
-	p.hash = hashDocument(doc)
+	p.hash = doc.Hash()
 	if n := len(mustCanonical(doc)); n > maxDocument {
 		return nil, badConfig(fmt.Sprintf("the plan has %d bytes of JSON, at most %d fit", n, maxDocument), "keep large inputs in files, and their hashes in the plan")
 	}
@@ -285,8 +285,9 @@ func (p *Plan) index(step string) int {
 // ShortHash is the beginning of a plan's hash, for people.
 func ShortHash(hash string) string { return hash[:min(12, len(hash))] }
 
-func hashDocument(doc Document) string {
-	sum := sha256.Sum256(mustCanonical(doc))
+// Hash is what Plan.Hash is of the plan.
+func (d Document) Hash() string {
+	sum := sha256.Sum256(mustCanonical(d))
 	return hex.EncodeToString(sum[:])
 }
 

@@ -10,12 +10,20 @@ import (
 	"time"
 )
 
-// MarshalJSON gives {"hash": …, "plan": …}: the Document in the very form that the hash is over. docs/failover-plan.md describes it.
+// MarshalJSON gives {"hash": …, "plan": …}, the plan being its Document. docs/failover-plan.md describes it, and how the hash is computed from it.
 func (p *Plan) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		Hash string          `json:"hash"`
-		Plan json.RawMessage `json:"plan"`
-	}{p.hash, mustCanonical(p.doc)})
+	return canonical(struct {
+		Hash string   `json:"hash"`
+		Plan Document `json:"plan"`
+	}{p.hash, p.doc})
+}
+
+// WriteJSON writes what MarshalJSON gives, for people's eyes.
+func (p *Plan) WriteJSON(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(p)
 }
 
 // WriteTable writes the plan as a table for terminals.

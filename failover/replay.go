@@ -147,7 +147,7 @@ func (p *progress) begin(r Record) error {
 	if r.Plan.Version != documentVersion {
 		return fmt.Errorf("the plan has version %d, this program knows %d", r.Plan.Version, documentVersion)
 	}
-	if hashDocument(*r.Plan) != r.Hash {
+	if r.Plan.Hash() != r.Hash {
 		return fmt.Errorf("the plan does not have the hash %s", r.Hash)
 	}
 	*p = progress{id: r.Journal, doc: *r.Plan, hash: r.Hash, began: r.At, updated: r.At, seq: r.Seq, index: map[string]int{}, seen: map[string]bool{},
