@@ -103,6 +103,46 @@ func (d Document) PointOfNoReturn() string {
 	return ""
 }
 
+// validate checks what a document from elsewhere has to hold for the rest of the package to rely on.
+func (d Document) validate() error {
+	if d.Version != documentVersion {
+		return fmt.Errorf("the plan has version %d, this program knows %d", d.Version, documentVersion)
+	}
+	duration := func(texts ...string) error {
+		for _, text := range texts {
+			if _, err := time.ParseDuration(text); err != nil {
+				return fmt.Errorf("%q is no duration", brief(text))
+			}
+		}
+		return nil
+	}
+	var errs []error
+	if d.Approval != nil {
+		errs = append(errs, duration(d.Approval.ValidFor))
+	}
+	seen := map[string]bool{}
+	for _, s := range d.Steps {
+		if seen[s.Name] || !stepName.MatchString(s.Name) {
+			errs = append(errs, fmt.Errorf("the plan has a step %q too many", brief(s.Name)))
+		}
+		seen[s.Name] = true
+		if s.LeftOut {
+			continue
+		}
+		errs = append(errs, duration(s.Timeout))
+		if s.Approval != nil {
+			errs = append(errs, duration(s.Approval.ValidFor))
+		}
+		if s.Retry != nil {
+			errs = append(errs, duration(s.Retry.First, s.Retry.Max))
+		}
+		if (s.Kind == KindPrompt) != (s.Prompt != nil) {
+			errs = append(errs, fmt.Errorf("step %s is no prompt, or one without a text", s.Name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func (d Document) clone() Document {
 	var c Document
 	if err := json.Unmarshal(mustCanonical(d), &c); err != nil {

@@ -285,9 +285,13 @@ func (p *Plan) index(step string) int {
 // ShortHash is the beginning of a plan's hash, for people.
 func ShortHash(hash string) string { return hash[:min(12, len(hash))] }
 
-// Hash is what Plan.Hash is of the plan.
+// Hash is what Plan.Hash is of the plan; "" of a document whose inputs are no JSON.
 func (d Document) Hash() string {
-	sum := sha256.Sum256(mustCanonical(d))
+	raw, err := canonical(d)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(raw)
 	return hex.EncodeToString(sum[:])
 }
 

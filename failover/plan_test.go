@@ -130,31 +130,39 @@ func TestHashCoversEverything(t *testing.T) {
 	type change = func(*failover.PlanConfig, *failover.Funcs)
 	seen := map[string]string{hash(func(*failover.PlanConfig, *failover.Funcs) {}): "nothing"}
 	for name, c := range map[string]change{
-		"plan's name":      func(p *failover.PlanConfig, _ *failover.Funcs) { p.Name = "q" },
-		"title":            func(p *failover.PlanConfig, _ *failover.Funcs) { p.Title = "t" },
-		"purpose":          func(p *failover.PlanConfig, _ *failover.Funcs) { p.Purpose = "t" },
-		"mode":             func(p *failover.PlanConfig, _ *failover.Funcs) { p.Mode = failover.ModeUngraceful },
-		"drill":            func(p *failover.PlanConfig, _ *failover.Funcs) { p.Mode = failover.ModeDrill },
-		"policy":           func(p *failover.PlanConfig, _ *failover.Funcs) { p.OnFailure = failover.FailureUndo },
-		"plan's approval":  func(p *failover.PlanConfig, _ *failover.Funcs) { p.Approval.Role = "r" },
-		"plan's inputs":    func(p *failover.PlanConfig, _ *failover.Funcs) { p.Inputs = map[string]any{"a": 1} },
-		"another step":     func(p *failover.PlanConfig, f *failover.Funcs) { g := *f; g.Name = "b"; p.Steps = steps(g) },
-		"name":             func(_ *failover.PlanConfig, f *failover.Funcs) { f.Name = "b" },
-		"action":           func(_ *failover.PlanConfig, f *failover.Funcs) { f.Description.Action = "x" },
-		"commands":         func(_ *failover.PlanConfig, f *failover.Funcs) { f.Description.Commands = []string{"x"} },
-		"verify text":      func(_ *failover.PlanConfig, f *failover.Funcs) { f.Description.Verify = "x" },
-		"undo text":        func(_ *failover.PlanConfig, f *failover.Funcs) { f.Description.Undo = "x" },
-		"reference":        func(_ *failover.PlanConfig, f *failover.Funcs) { f.Description.Reference = "x" },
-		"input":            func(_ *failover.PlanConfig, f *failover.Funcs) { f.Description.Inputs = map[string]any{"x": 2} },
-		"deep input":       func(_ *failover.PlanConfig, f *failover.Funcs) { f.Description.Inputs = map[string]any{"x": 1, "deep": map[string]any{"y": []int{2, 1}}} },
-		"no undo":          func(_ *failover.PlanConfig, f *failover.Funcs) { f.Undo = nil },
-		"verify":           func(_ *failover.PlanConfig, f *failover.Funcs) { f.Verify = nothing },
-		"timeout":          func(_ *failover.PlanConfig, f *failover.Funcs) { f.Timeout = time.Second },
-		"retry":            func(_ *failover.PlanConfig, f *failover.Funcs) { f.Retry.Attempts = 2 },
-		"retry pause":      func(_ *failover.PlanConfig, f *failover.Funcs) { f.Retry = failover.Retry{Attempts: 2, First: time.Minute, Max: time.Hour} },
-		"approval":         func(_ *failover.PlanConfig, f *failover.Funcs) { f.Approval.Role = "r" },
-		"approval's time":  func(_ *failover.PlanConfig, f *failover.Funcs) { f.Approval = failover.Approval{Role: "r", ValidFor: time.Minute} },
-		"a variant, taken": func(p *failover.PlanConfig, f *failover.Funcs) { p.Mode, f.Ungraceful = failover.ModeUngraceful, func() failover.Step { return nil } },
+		"plan's name":     func(p *failover.PlanConfig, _ *failover.Funcs) { p.Name = "q" },
+		"title":           func(p *failover.PlanConfig, _ *failover.Funcs) { p.Title = "t" },
+		"purpose":         func(p *failover.PlanConfig, _ *failover.Funcs) { p.Purpose = "t" },
+		"mode":            func(p *failover.PlanConfig, _ *failover.Funcs) { p.Mode = failover.ModeUngraceful },
+		"drill":           func(p *failover.PlanConfig, _ *failover.Funcs) { p.Mode = failover.ModeDrill },
+		"policy":          func(p *failover.PlanConfig, _ *failover.Funcs) { p.OnFailure = failover.FailureUndo },
+		"plan's approval": func(p *failover.PlanConfig, _ *failover.Funcs) { p.Approval.Role = "r" },
+		"plan's inputs":   func(p *failover.PlanConfig, _ *failover.Funcs) { p.Inputs = map[string]any{"a": 1} },
+		"another step":    func(p *failover.PlanConfig, f *failover.Funcs) { g := *f; g.Name = "b"; p.Steps = steps(g) },
+		"name":            func(_ *failover.PlanConfig, f *failover.Funcs) { f.Name = "b" },
+		"action":          func(_ *failover.PlanConfig, f *failover.Funcs) { f.Description.Action = "x" },
+		"commands":        func(_ *failover.PlanConfig, f *failover.Funcs) { f.Description.Commands = []string{"x"} },
+		"verify text":     func(_ *failover.PlanConfig, f *failover.Funcs) { f.Description.Verify = "x" },
+		"undo text":       func(_ *failover.PlanConfig, f *failover.Funcs) { f.Description.Undo = "x" },
+		"reference":       func(_ *failover.PlanConfig, f *failover.Funcs) { f.Description.Reference = "x" },
+		"input":           func(_ *failover.PlanConfig, f *failover.Funcs) { f.Description.Inputs = map[string]any{"x": 2} },
+		"deep input": func(_ *failover.PlanConfig, f *failover.Funcs) {
+			f.Description.Inputs = map[string]any{"x": 1, "deep": map[string]any{"y": []int{2, 1}}}
+		},
+		"no undo": func(_ *failover.PlanConfig, f *failover.Funcs) { f.Undo = nil },
+		"verify":  func(_ *failover.PlanConfig, f *failover.Funcs) { f.Verify = nothing },
+		"timeout": func(_ *failover.PlanConfig, f *failover.Funcs) { f.Timeout = time.Second },
+		"retry":   func(_ *failover.PlanConfig, f *failover.Funcs) { f.Retry.Attempts = 2 },
+		"retry pause": func(_ *failover.PlanConfig, f *failover.Funcs) {
+			f.Retry = failover.Retry{Attempts: 2, First: time.Minute, Max: time.Hour}
+		},
+		"approval": func(_ *failover.PlanConfig, f *failover.Funcs) { f.Approval.Role = "r" },
+		"approval's time": func(_ *failover.PlanConfig, f *failover.Funcs) {
+			f.Approval = failover.Approval{Role: "r", ValidFor: time.Minute}
+		},
+		"a variant, taken": func(p *failover.PlanConfig, f *failover.Funcs) {
+			p.Mode, f.Ungraceful = failover.ModeUngraceful, func() failover.Step { return nil }
+		},
 	} {
 		h := hash(c)
 		if other, ok := seen[h]; ok {
@@ -195,26 +203,45 @@ func TestBadPlansAreRefusedWithTheStepAtFault(t *testing.T) {
 		change func(*failover.PlanConfig)
 		parts  []string
 	}{
-		"no name":        {func(p *failover.PlanConfig) { p.Name = "" }, []string{"Name"}},
-		"slash":          {func(p *failover.PlanConfig) { p.Name = "a/b" }, []string{`"a/b"`}},
-		"no steps":       {func(p *failover.PlanConfig) { p.Steps = nil }, []string{"Steps is empty"}},
-		"nil step":       {func(p *failover.PlanConfig) { p.Steps = append(p.Steps, nil) }, []string{"Steps[1] is nil"}},
-		"mode":           {func(p *failover.PlanConfig) { p.Mode = "quick" }, []string{`"quick"`}},
-		"policy":         {func(p *failover.PlanConfig) { p.OnFailure = "pray" }, []string{`"pray"`}},
-		"approval":       {func(p *failover.PlanConfig) { p.Approval.ValidFor = time.Hour }, []string{"Role is empty"}},
-		"inputs":         {func(p *failover.PlanConfig) { p.Inputs = []int{1} }, []string{"Inputs", "no JSON object"}},
-		"same name":      {func(p *failover.PlanConfig) { p.Steps = append(p.Steps, ok.Step()) }, []string{"step ok", "two steps"}},
-		"bad step name":  {func(p *failover.PlanConfig) { p.Steps = steps(l.effect("no spaces")) }, []string{`"no spaces"`}},
-		"no observe":     {func(p *failover.PlanConfig) { p.Steps = steps(failover.Funcs{Name: "x", Do: nothing}) }, []string{"step x", "Observe is nil"}},
-		"no do":          {func(p *failover.PlanConfig) { p.Steps = steps(failover.Funcs{Name: "x", Observe: pending}) }, []string{"step x", "Do is nil"}},
-		"renamed":        {func(p *failover.PlanConfig) { p.Mode = failover.ModeDrill; f := ok; f.Drill = func() failover.Step { return l.effect("other").Step() }; p.Steps = steps(f) }, []string{"step ok", `"other"`}},
+		"no name":       {func(p *failover.PlanConfig) { p.Name = "" }, []string{"Name"}},
+		"slash":         {func(p *failover.PlanConfig) { p.Name = "a/b" }, []string{`"a/b"`}},
+		"no steps":      {func(p *failover.PlanConfig) { p.Steps = nil }, []string{"Steps is empty"}},
+		"nil step":      {func(p *failover.PlanConfig) { p.Steps = append(p.Steps, nil) }, []string{"Steps[1] is nil"}},
+		"mode":          {func(p *failover.PlanConfig) { p.Mode = "quick" }, []string{`"quick"`}},
+		"policy":        {func(p *failover.PlanConfig) { p.OnFailure = "pray" }, []string{`"pray"`}},
+		"approval":      {func(p *failover.PlanConfig) { p.Approval.ValidFor = time.Hour }, []string{"Role is empty"}},
+		"inputs":        {func(p *failover.PlanConfig) { p.Inputs = []int{1} }, []string{"Inputs", "no JSON object"}},
+		"same name":     {func(p *failover.PlanConfig) { p.Steps = append(p.Steps, ok.Step()) }, []string{"step ok", "two steps"}},
+		"bad step name": {func(p *failover.PlanConfig) { p.Steps = steps(l.effect("no spaces")) }, []string{`"no spaces"`}},
+		"no observe":    {func(p *failover.PlanConfig) { p.Steps = steps(failover.Funcs{Name: "x", Do: nothing}) }, []string{"step x", "Observe is nil"}},
+		"no do":         {func(p *failover.PlanConfig) { p.Steps = steps(failover.Funcs{Name: "x", Observe: pending}) }, []string{"step x", "Do is nil"}},
+		"renamed": {func(p *failover.PlanConfig) {
+			p.Mode = failover.ModeDrill
+			f := ok
+			f.Drill = func() failover.Step { return l.effect("other").Step() }
+			p.Steps = steps(f)
+		}, []string{"step ok", `"other"`}},
 		"drill, no undo": {func(p *failover.PlanConfig) { p.Mode = failover.ModeDrill; p.Steps = steps(l.irreversible("x")) }, []string{"step x", "drill"}},
 		"timeout":        {func(p *failover.PlanConfig) { f := ok; f.Timeout = -1; p.Steps = steps(f) }, []string{"step ok", "Timeout"}},
-		"retry":          {func(p *failover.PlanConfig) { f := ok; f.Retry = failover.Retry{Attempts: 3, First: time.Minute, Max: time.Second}; p.Steps = steps(f) }, []string{"step ok", "Retry.Max"}},
-		"step's inputs":  {func(p *failover.PlanConfig) { f := ok; f.Description.Inputs = map[string]any{"f": nothing}; p.Steps = steps(f) }, []string{"step ok", "Inputs"}},
-		"not UTF-8":      {func(p *failover.PlanConfig) { f := ok; f.Description.Inputs = map[string]any{"f": "a\xff"}; p.Steps = steps(f) }, []string{"step ok", "UTF-8"}},
-		"empty prompt":   {func(p *failover.PlanConfig) { p.Steps = []failover.Step{failover.Ask("x", failover.Prompt{}, failover.Description{})} }, []string{"step x", "Prompt.Text"}},
-		"too large":      {func(p *failover.PlanConfig) { p.Inputs = map[string]any{"x": strings.Repeat("x", 600<<10)} }, []string{"bytes of JSON"}},
+		"retry": {func(p *failover.PlanConfig) {
+			f := ok
+			f.Retry = failover.Retry{Attempts: 3, First: time.Minute, Max: time.Second}
+			p.Steps = steps(f)
+		}, []string{"step ok", "Retry.Max"}},
+		"step's inputs": {func(p *failover.PlanConfig) {
+			f := ok
+			f.Description.Inputs = map[string]any{"f": nothing}
+			p.Steps = steps(f)
+		}, []string{"step ok", "Inputs"}},
+		"not UTF-8": {func(p *failover.PlanConfig) {
+			f := ok
+			f.Description.Inputs = map[string]any{"f": "a\xff"}
+			p.Steps = steps(f)
+		}, []string{"step ok", "UTF-8"}},
+		"empty prompt": {func(p *failover.PlanConfig) {
+			p.Steps = []failover.Step{failover.Ask("x", failover.Prompt{}, failover.Description{})}
+		}, []string{"step x", "Prompt.Text"}},
+		"too large": {func(p *failover.PlanConfig) { p.Inputs = map[string]any{"x": strings.Repeat("x", 600<<10)} }, []string{"bytes of JSON"}},
 	} {
 		cfg := failover.PlanConfig{Name: "test", Steps: steps(ok)}
 		c.change(&cfg)

@@ -144,8 +144,8 @@ func (p *progress) begin(r Record) error {
 	if r.Plan == nil || r.Hash == "" || r.Journal == "" || len(r.Plan.Steps) == 0 {
 		return fmt.Errorf("the first record has no plan")
 	}
-	if r.Plan.Version != documentVersion {
-		return fmt.Errorf("the plan has version %d, this program knows %d", r.Plan.Version, documentVersion)
+	if err := r.Plan.validate(); err != nil {
+		return err
 	}
 	if r.Plan.Hash() != r.Hash {
 		return fmt.Errorf("the plan does not have the hash %s", r.Hash)
