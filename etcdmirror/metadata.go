@@ -30,6 +30,8 @@ import (
 //	/understudy/<name>/lease/<id>     a lease granted for the source's
 //	/understudy/<name>/election/<id>  a running instance; the oldest leads
 //	/understudy/<name>/check          what comparisons of the two sides found last (see drcheck.CheckRecord); the mirror leaves it alone
+//
+// The folder .failover, which no mirror can be named after, holds copies of failover's journals.
 const MetadataPrefix = keyspace.MetadataPrefix
 
 // Phase says how the target's kept state relates to the source.

@@ -98,6 +98,7 @@ type lab struct {
 	dir     string
 	journal string
 	witness
+	seen int // observations, where a test counts them
 }
 
 func newLab(t *testing.T) *lab {

@@ -131,6 +131,9 @@ func childRunner() int {
 		}
 		defer c.Close()
 		cfg.Copy = requiredCopy(c)
+		if ttl, err := time.ParseDuration(os.Getenv("TTL")); err == nil {
+			cfg.Copy.LockTTL = ttl
+		}
 		return runChild(failover.PlanConfig{Name: "killed", Steps: etcdSteps(b, c)}, cfg)
 	}
 	planCfg, err := childPlan(b, w)
@@ -348,6 +351,10 @@ func etcdSteps(b *bomb, c *clientv3.Client) (all []failover.Step) {
 			return failover.Observation{State: failover.Done, Detail: fmt.Sprintf("version %d", resp.Kvs[0].Version)}, nil
 		}
 		all = append(all, b.wrap(failover.Funcs{Name: name, Timeout: time.Minute, Observe: there, Do: func(ctx context.Context) error {
+			if os.Getenv("HANG") == name {
+				fmt.Println("hanging")
+				select {}
+			}
 			_, err := c.Put(ctx, key, "")
 			return err
 		}}).Step())
