@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
@@ -130,20 +129,20 @@ func (s *DryStep) describe(doc Document, d StepDocument, obs Observation, err er
 func (r *DryRunReport) WriteText(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Dry run of plan %s (%s, %s): nothing was changed.\n\n", r.Plan, r.Mode, ShortHash(r.Hash))
-	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "#\tSTEP\tNOW\tWOULD")
+	rows := []row{{cells: []string{"#", "STEP", "NOW", "WOULD"}}}
 	for i, s := range r.Steps {
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\n", i+1, s.Name, cmp.Or(string(s.State), "-"), s.Would)
-		for _, line := range []struct{ label, text string }{{"sees", s.Detail}, {"loss", s.Loss}, {"error", s.Error}, {"does", s.Action}} {
-			if line.text != "" {
-				fmt.Fprintf(t, "\t  %s: %s\n", line.label, oneLine(line.text))
+		line := row{cells: []string{fmt.Sprint(i + 1), s.Name, cmp.Or(string(s.State), "-"), s.Would}}
+		for _, l := range []struct{ label, text string }{{"sees", s.Detail}, {"loss", s.Loss}, {"error", s.Error}, {"does", s.Action}} {
+			if l.text != "" {
+				line.below = append(line.below, fmt.Sprintf("     %s: %s", l.label, oneLine(l.text)))
 			}
 		}
 		for _, c := range s.Commands {
-			fmt.Fprintf(t, "\t  $ %s\n", oneLine(c))
+			line.below = append(line.below, "     $ "+oneLine(c))
 		}
+		rows = append(rows, line)
 	}
-	_ = t.Flush() // into memory
+	writeRows(&b, rows)
 	if r.Ready {
 		b.WriteString("\nReady: nothing that was seen keeps the run from its first act. Later steps are seen again when their turn comes.\n")
 	} else {

@@ -16,8 +16,8 @@ type file interface {
 	Close() error
 }
 
-// syncDir makes a new or renamed entry of a folder durable.
-func syncDir(dir string) error {
+// syncDir makes a new or renamed entry of a folder durable. Tests watch it.
+var syncDir = func(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

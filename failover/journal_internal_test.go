@@ -291,6 +291,57 @@ func TestSyncBeforeAppendReturns(t *testing.T) {
 	}
 }
 
+// The entry of a new file in its folder is durable before the first record is; so is that of a decision.
+func TestTheFoldersEntryIsDurable(t *testing.T) {
+	dir := t.TempDir()
+	var synced []string
+	real := syncDir
+	syncDir = func(dir string) error { synced = append(synced, dir); return real(dir) }
+	defer func() { syncDir = real }()
+	j, _, err := openJournal(filepath.Join(dir, "j"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	if len(synced) != 1 || synced[0] != dir {
+		t.Errorf("synced %v", synced)
+	}
+	if _, err := Decide(filepath.Join(dir, "j"), Decision{Kind: DecisionApprove, By: "me", PlanHash: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	if len(synced) != 2 || synced[1] != filepath.Join(dir, "j.inbox") {
+		t.Errorf("synced %v", synced)
+	}
+}
+
+// A file that was moved away, or replaced, between opening and locking is not the journal.
+func TestAReplacedFileIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := samePath(f, path); err != nil {
+		t.Error(err)
+	}
+	if err := os.Rename(path, path+".old"); err != nil {
+		t.Fatal(err)
+	}
+	if err := samePath(f, path); !errors.Is(err, ErrJournal) {
+		t.Errorf("moved: %v", err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := samePath(f, path); !errors.Is(err, ErrJournal) {
+		t.Errorf("replaced: %v", err)
+	}
+	if _, _, err := openJournal(filepath.Dir(path), false); !errors.Is(err, ErrJournal) {
+		t.Errorf("a folder: %v", err)
+	}
+}
+
 // After a failed write or sync nothing more is written, and the run does not act. Opening the journal anew finds a torn line at most.
 func TestAFailedWriteStopsTheRun(t *testing.T) {
 	for _, fail := range []string{"write", "sync"} {

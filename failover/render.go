@@ -39,25 +39,48 @@ func (p *Plan) WriteTable(w io.Writer) error {
 		fmt.Fprintf(&b, "Approval by role %q, good for %s, before the first act\n", d.Approval.Role, shortDuration(d.Approval.ValidFor))
 	}
 	fmt.Fprintf(&b, "If a step fails: %s\n\n", failureText(d))
-	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "#\tSTEP\tKIND\tWHAT\tAPPROVAL\tTIMEOUT\tUNDO")
+	rows := []row{{cells: []string{"#", "STEP", "KIND", "WHAT", "APPROVAL", "TIMEOUT", "UNDO"}}}
 	for i, s := range d.Steps {
+		r := row{cells: []string{fmt.Sprint(i + 1), s.Name, "left out", "", "", "", ""}}
+		if !s.LeftOut {
+			approval := "-"
+			if s.Approval != nil {
+				approval = s.Approval.Role
+			}
+			r.cells = []string{fmt.Sprint(i + 1), s.Name, string(s.Kind), cmp.Or(oneLine(s.what()), "-"), oneLine(approval), shortDuration(s.Timeout), undoWord(s)}
+		}
 		if s.PointOfNoReturn && s.Name == d.PointOfNoReturn() {
-			fmt.Fprintln(t, "\t--- point of no return ---")
+			r.above = []string{"   --- point of no return ---"}
 		}
-		if s.LeftOut {
-			fmt.Fprintf(t, "%d\t%s\tleft out\t\t\t\t\n", i+1, s.Name)
-			continue
-		}
-		approval := "-"
-		if s.Approval != nil {
-			approval = s.Approval.Role
-		}
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", i+1, s.Name, s.Kind, cmp.Or(oneLine(s.what()), "-"), approval, shortDuration(s.Timeout), undoWord(s))
+		rows = append(rows, r)
+	}
+	writeRows(&b, rows)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// row is a line of a table, with lines above and below that do not count for its columns.
+type row struct {
+	cells        []string
+	above, below []string
+}
+
+func writeRows(b *strings.Builder, rows []row) {
+	var aligned strings.Builder
+	t := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(t, strings.Join(r.cells, "\t"))
 	}
 	_ = t.Flush() // into memory
-	_, err := io.WriteString(w, trimLines(b.String()))
-	return err
+	for i, line := range strings.Split(strings.TrimSuffix(aligned.String(), "\n"), "\n") {
+		for _, text := range rows[i].above {
+			b.WriteString(text + "\n")
+		}
+		b.WriteString(strings.TrimRight(line, " ") + "\n")
+		for _, text := range rows[i].below {
+			b.WriteString(text + "\n")
+		}
+	}
 }
 
 func (s StepDocument) what() string {
@@ -98,30 +121,20 @@ func shortDuration(text string) string {
 	return text
 }
 
-// trimLines drops the spaces with which a table fills its last column.
-func trimLines(text string) string {
-	lines := strings.Split(text, "\n")
-	for i := range lines {
-		lines[i] = strings.TrimRight(lines[i], " ")
-	}
-	return strings.Join(lines, "\n")
-}
-
 // WriteTimeline writes what the journal tells, record by record, with the time since the run's beginning.
 func (l *Log) WriteTimeline(w io.Writer) error {
 	var b strings.Builder
 	s := l.Status()
 	fmt.Fprintf(&b, "Plan %s (%s), run %s\nHash %s\n%s\n\n", s.Plan, s.Mode, s.Journal, s.Hash, stateText(s))
-	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "TIME (UTC)\tSINCE\tSTEP\tWHAT")
+	rows := []row{{cells: []string{"TIME (UTC)", "SINCE", "STEP", "WHAT"}}}
 	for _, r := range l.Records {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", r.At.UTC().Format("2006-01-02 15:04:05"), sinceText(r.At.Sub(s.Began)), cmp.Or(r.Step, "-"), oneLine(r.Summary()))
+		rows = append(rows, row{cells: []string{r.At.UTC().Format("2006-01-02 15:04:05"), sinceText(r.At.Sub(s.Began)), cmp.Or(r.Step, "-"), oneLine(r.Summary())}})
 	}
-	_ = t.Flush() // into memory
+	writeRows(&b, rows)
 	if l.Torn {
 		b.WriteString("\nA last line was not written to its end: a runner is at it, or was killed.\n")
 	}
-	_, err := io.WriteString(w, trimLines(b.String()))
+	_, err := io.WriteString(w, b.String())
 	return err
 }
 
