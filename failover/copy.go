@@ -294,8 +294,8 @@ func (c *copier) lostRun(ctx context.Context) error {
 func (c *copier) close(lines [][]byte) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.RequestTimeout)
 	defer cancel()
-	if !c.down && c.id != "" {
-		_ = c.try(ctx, lines) // what it lacks it gets next time
+	if c.id != "" {
+		_ = c.try(ctx, lines) // what it lacks now it gets next time
 	}
 	c.lock.release(ctx, !c.down)
 }
