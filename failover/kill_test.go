@@ -27,15 +27,19 @@ import (
 type bomb struct {
 	fuse int    // 0: never
 	torn string // a journal to which the beginning of a line is written before, as a killed write leaves it
+	from string // the kind of record at which the fuse begins to burn; "": it burns already
 	n    int
 }
 
 func newBomb() *bomb {
 	fuse, _ := strconv.Atoi(os.Getenv("KILL_AT"))
-	return &bomb{fuse: fuse, torn: os.Getenv("TORN")}
+	return &bomb{fuse: fuse, torn: os.Getenv("TORN"), from: os.Getenv("KILL_FROM")}
 }
 
 func (b *bomb) tick(boundary string) {
+	if b.from != "" {
+		return
+	}
 	if b.n++; b.n != b.fuse {
 		return
 	}
@@ -72,6 +76,9 @@ func (b *bomb) wrap(f failover.Funcs) failover.Funcs {
 
 func (b *bomb) hooks() failover.Hooks {
 	return failover.Hooks{Recorded: func(i failover.RecordedInfo) {
+		if string(i.Record.Kind) == b.from {
+			b.from = ""
+		}
 		b.tick(fmt.Sprintf("after record %q, %s", i.Record.Kind, i.Record.Step))
 	}}
 }
@@ -263,6 +270,8 @@ func wantResult(t *testing.T, p *proc.Proc, what, want string) {
 type kept struct {
 	mode, verb string
 	torn       bool
+	from       string // where the boundaries begin that others do not have
+	every      int    // only each of so many boundaries; 0: each
 	result     string // of what goes on after the kill, unless the kill came after the end
 	lines      []string
 	outcome    failover.Outcome
@@ -275,10 +284,10 @@ func TestKilledAtEveryBoundary(t *testing.T) {
 	both := slices.Concat(forwardLines, backLines)
 	for name, k := range map[string]kept{
 		"run":     {mode: "irreversible", result: "complete", lines: slices.Concat(forwardLines, []string{"do:last"}), outcome: failover.OutcomeCompleted},
-		"torn":    {mode: "irreversible", torn: true, result: "complete", lines: slices.Concat(forwardLines, []string{"do:last"}), outcome: failover.OutcomeCompleted},
+		"torn":    {mode: "irreversible", torn: true, every: 5, result: "complete", lines: slices.Concat(forwardLines, []string{"do:last"}), outcome: failover.OutcomeCompleted},
 		"undo":    {verb: "undo", result: "complete", lines: both, outcome: failover.OutcomeUndone},
-		"drill":   {mode: "drill", result: "complete", lines: both, outcome: failover.OutcomeRehearsed},
-		"failure": {mode: "fails", result: "undone", lines: both, outcome: failover.OutcomeUndone},
+		"drill":   {mode: "drill", from: "undo", result: "complete", lines: both, outcome: failover.OutcomeRehearsed},
+		"failure": {mode: "fails", from: "failed", result: "undone", lines: both, outcome: failover.OutcomeUndone},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -289,21 +298,21 @@ func TestKilledAtEveryBoundary(t *testing.T) {
 
 func (k kept) everywhere(t *testing.T) {
 	ctx := testutil.Context(t)
-	for n := 1; ; n++ {
+	for n, kills := 1, 0; ; n, kills = n+max(1, k.every), kills+1 {
 		l := newLab(t)
 		if k.verb == "undo" {
 			if result := l.goOn(k.mode, ""); result != "complete" {
 				t.Fatalf("the run before: %s", result)
 			}
 		}
-		env := []string{"DIR=" + l.dir, "MODE=" + k.mode, "VERB=" + k.verb, fmt.Sprintf("KILL_AT=%d", n)}
+		env := []string{"DIR=" + l.dir, "MODE=" + k.mode, "VERB=" + k.verb, "KILL_FROM=" + k.from, fmt.Sprintf("KILL_AT=%d", n)}
 		if k.torn {
 			env = append(env, "TORN="+l.journal)
 		}
 		boundary, p := killed(t, ctx, env...)
 		if boundary == "" {
 			wantResult(t, p, "without a kill", k.result)
-			t.Logf("killed at %d boundaries", n-1)
+			t.Logf("killed at %d boundaries", kills)
 			if n < 20 {
 				t.Errorf("there were only %d boundaries", n-1)
 			}
