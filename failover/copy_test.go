@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +28,11 @@ func etcd(t *testing.T) (*embedetcd.Cluster, *clientv3.Client) {
 	t.Helper()
 	c := testutil.NewCluster(t, embedetcd.Options{})
 	return c, testutil.Client(t, c)
+}
+
+// copyTo is a copy whose requests outlast any slow machine.
+func copyTo(e failover.Etcd) failover.CopyConfig {
+	return failover.CopyConfig{Etcd: e, RequestTimeout: time.Minute, LockTTL: lease}
 }
 
 // wantSame checks that the copy holds the file's lines.
@@ -66,7 +72,7 @@ func TestTheCopyFollows(t *testing.T) {
 		}
 		return do(ctx)
 	}
-	r := l.runner(l.plan(failover.PlanConfig{Steps: steps(f)}), failover.Config{Copy: failover.CopyConfig{Etcd: cli, LockTTL: lease}})
+	r := l.runner(l.plan(failover.PlanConfig{Steps: steps(f)}), failover.Config{Copy: copyTo(cli)})
 	if err := r.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +103,7 @@ func TestALostFileIsRestored(t *testing.T) {
 		return do(ctx)
 	}
 	plan := l.plan(failover.PlanConfig{Steps: steps(l.effect("a"), f)})
-	copied := failover.CopyConfig{Etcd: cli, LockTTL: lease}
+	copied := copyTo(cli)
 	wantError(t, l.runner(plan, failover.Config{Copy: copied}).Run(t.Context()), failover.ErrStepFailed, "b")
 	id := l.log().ID()
 	_, err := failover.RestoreJournal(t.Context(), cli, "test", "", l.journal)
@@ -138,7 +144,7 @@ func TestBeginOnlyLeavesAnUnfinishedRunAlone(t *testing.T) {
 	f := l.effect("a")
 	f.Do = func(context.Context) error { return errors.New("no") }
 	plan := l.plan(failover.PlanConfig{Steps: steps(f)})
-	copied := failover.CopyConfig{Etcd: cli, LockTTL: lease}
+	copied := copyTo(cli)
 	wantError(t, l.runner(plan, failover.Config{Copy: copied}).Run(t.Context()), failover.ErrStepFailed, "")
 	l.write("do:a")
 	second := filepath.Join(l.dir, "second")
@@ -157,7 +163,7 @@ func TestAFileThatDoesNotFitItsCopy(t *testing.T) {
 	f := l.effect("b")
 	f.Do = func(context.Context) error { return errors.New("no") }
 	plan := l.plan(failover.PlanConfig{Steps: steps(l.effect("a"), f)})
-	copied := failover.CopyConfig{Etcd: cli, LockTTL: lease}
+	copied := copyTo(cli)
 	run := func() error { return l.runner(plan, failover.Config{Copy: copied}).Run(t.Context()) }
 	wantError(t, run(), failover.ErrStepFailed, "b")
 	whole, err := os.ReadFile(l.journal)
@@ -200,70 +206,130 @@ func TestAFileThatDoesNotFitItsCopy(t *testing.T) {
 	wantError(t, err, failover.ErrJournal, "")
 }
 
+// cutEtcd is a client whose etcd can be cut off, at once and for certain.
+type cutEtcd struct {
+	*clientv3.Client
+	cut atomic.Bool
+}
+
+// ctx is one that a call with it fails, while the etcd is cut off.
+func (c *cutEtcd) ctx(ctx context.Context) context.Context {
+	if !c.cut.Load() {
+		return ctx
+	}
+	ctx, cancel := context.WithDeadline(ctx, time.Unix(0, 0))
+	cancel()
+	return ctx
+}
+
+func (c *cutEtcd) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	return c.Client.Get(c.ctx(ctx), key, opts...)
+}
+func (c *cutEtcd) Txn(ctx context.Context) clientv3.Txn { return c.Client.Txn(c.ctx(ctx)) }
+func (c *cutEtcd) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
+	return c.Client.Grant(c.ctx(ctx), ttl)
+}
+
 func TestAnEtcdOutOfReach(t *testing.T) {
 	ctx := testutil.Context(t)
-	build := func() (*lab, *embedetcd.Cluster, *clientv3.Client, func(failover.CopyPolicy) *failover.Runner, *[]failover.CopyInfo) {
+	_, cli := etcd(t)
+	for _, policy := range []failover.CopyPolicy{failover.CopyBestEffort, failover.CopyRequired} {
 		l := newLab(t)
-		c, cli := etcd(t)
-		b := l.effect("b")
-		do := b.Do
-		b.Do = func(ctx context.Context) error {
-			if err := c.StopMember(0); err != nil {
-				return err
-			}
-			return do(ctx)
+		cutting := &cutEtcd{Client: cli}
+		turn := func(name string, cut bool) failover.Funcs {
+			f := l.effect(name)
+			do := f.Do
+			f.Do = func(ctx context.Context) error { cutting.cut.Store(cut); return do(ctx) }
+			return f
 		}
-		d := l.effect("d")
-		doD := d.Do
-		d.Do = func(ctx context.Context) error {
-			if c.Member(0) == nil {
-				if err := c.StartMember(ctx, 0, nil); err != nil {
-					return err
-				}
-			}
-			return doD(ctx)
-		}
-		plan := l.plan(failover.PlanConfig{Steps: steps(l.effect("a"), b, l.effect("c"), d, l.effect("e"))})
+		plan := l.plan(failover.PlanConfig{Name: "reach" + string(policy), Steps: steps(l.effect("a"), turn("b", true), l.effect("c"), turn("d", false), l.effect("e"))})
 		var seen []failover.CopyInfo
-		return l, c, cli, func(p failover.CopyPolicy) *failover.Runner {
+		runner := func() *failover.Runner {
 			return l.runner(plan, failover.Config{Hooks: failover.Hooks{Copy: func(i failover.CopyInfo) { seen = append(seen, i) }},
-				Copy: failover.CopyConfig{Etcd: cli, Policy: p, RequestTimeout: 300 * time.Millisecond, RetryAfter: time.Millisecond, LockTTL: lease}})
-		}, &seen
+				Copy: failover.CopyConfig{Etcd: cutting, Policy: policy, RequestTimeout: time.Minute, RetryAfter: time.Nanosecond, LockTTL: lease}})
+		}
+		all := []string{"do:a", "do:b", "do:c", "do:d", "do:e"}
+		if policy == failover.CopyBestEffort { // goes on, says so, and catches up
+			r := runner()
+			if err := r.Run(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if len(seen) != 2 || seen[0].Reached || !strings.Contains(seen[0].Detail, "unreachable") || !seen[1].Reached {
+				t.Errorf("hooks: %+v", seen)
+			}
+			if n := len(l.records(failover.RecordCopy)); n != 2 {
+				t.Errorf("%d notes", n)
+			}
+		} else { // stops before the next act, cannot begin, and goes on when the etcd is back
+			wantError(t, runner().Run(ctx), failover.ErrCopy, "")
+			l.wantLines(all[:2]...)
+			wantError(t, runner().Run(ctx), failover.ErrCopy, "")
+			l.wantLines(all[:2]...)
+			cutting.cut.Store(false)
+			if err := runner().Run(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.wantLines(all...)
+		l.wantSame(cli, plan.Name())
 	}
+}
 
-	// Best effort goes on, says so, and catches up.
-	l, _, cli, runner, seen := build()
-	if err := runner(failover.CopyBestEffort).Run(ctx); err != nil {
+// An etcd that is cut off from the beginning to the end: the run completes, and the copy is there with the next one.
+func TestAnEtcdThatIsNeverThere(t *testing.T) {
+	l := newLab(t)
+	_, cli := etcd(t)
+	cutting := &cutEtcd{Client: cli}
+	cutting.cut.Store(true)
+	plan := l.plan(failover.PlanConfig{Steps: steps(l.effect("a"))})
+	r := l.runner(plan, failover.Config{Copy: copyTo(cutting)})
+	if err := r.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	l.wantLines("do:a", "do:b", "do:c", "do:d", "do:e")
+	l.wantLines("do:a")
+	if s := r.Status(); s.Copy == "" || s.CopyBehind != int64(len(l.log().Records)) {
+		t.Errorf("status: %q, %d behind", s.Copy, s.CopyBehind)
+	}
+	cutting.cut.Store(false)
+	if err := r.Undo(t.Context(), failover.UndoOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	l.wantSame(cli, "test")
-	if len(*seen) != 2 || (*seen)[0].Reached || !strings.Contains((*seen)[0].Detail, "unreachable") || !(*seen)[1].Reached {
-		t.Errorf("hooks: %+v", *seen)
-	}
-	if n := len(l.records(failover.RecordCopy)); n != 2 {
-		t.Errorf("%d notes", n)
-	}
+}
 
-	// Required stops before the next act, and goes on when the etcd is back.
-	l, c, cli, runner, _ := build()
-	wantError(t, runner(failover.CopyRequired).Run(ctx), failover.ErrCopy, "")
-	l.wantLines("do:a", "do:b")
-	wantError(t, runner(failover.CopyRequired).Run(ctx), failover.ErrCopy, "")
-	if err := c.StartMember(ctx, 0, nil); err != nil {
-		t.Fatal(err)
+// A real member that stops and comes back. Whenever the client notices, no act is done twice or without its copy, and in the end all is there.
+func TestAMemberThatStops(t *testing.T) {
+	ctx := testutil.Context(t)
+	l := newLab(t)
+	c, cli := etcd(t)
+	b := l.effect("b")
+	do := b.Do
+	b.Do = func(ctx context.Context) error {
+		if err := c.StopMember(0); err != nil {
+			return err
+		}
+		return do(ctx)
 	}
-	// The client's own backoff may outlast the short timeout.
+	plan := l.plan(failover.PlanConfig{Steps: steps(l.effect("a"), b, l.effect("c"))})
+	copied := failover.CopyConfig{Etcd: cli, Policy: failover.CopyRequired, RequestTimeout: time.Second, LockTTL: lease}
 	for {
-		err := runner(failover.CopyRequired).Run(ctx)
+		err := l.runner(plan, failover.Config{Copy: copied}).Run(ctx)
 		if err == nil {
 			break
 		}
 		if !errors.Is(err, failover.ErrCopy) || ctx.Err() != nil {
 			t.Fatal(err)
 		}
+		if l.there("c") {
+			t.Fatal("it acted without a copy")
+		}
+		if c.Member(0) == nil {
+			if err := c.StartMember(ctx, 0, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	l.wantLines("do:a", "do:b", "do:c", "do:d", "do:e")
+	l.wantLines("do:a", "do:b", "do:c")
 	l.wantSame(cli, "test")
 }
 
@@ -275,7 +341,7 @@ func TestTwoRunnersOnTwoHosts(t *testing.T) {
 	for _, end := range []string{"killed", "same file"} {
 		l.t = t
 		dir := t.TempDir()
-		p := proc.Start(t, "runner", []string{"DIR=" + dir, "ETCD=" + strings.Join(c.Endpoints(), ","), "HANG=a", "TTL=2s"})
+		p := proc.Start(t, "runner", []string{"DIR=" + dir, "ETCD=" + strings.Join(c.Endpoints(), ","), "HANG=a"})
 		if err := p.WaitOutput(ctx, "hanging"); err != nil {
 			t.Fatal(err)
 		}
@@ -291,15 +357,18 @@ func TestTwoRunnersOnTwoHosts(t *testing.T) {
 			}
 			continue
 		}
-		for { // until the lease has run out
-			err := other.Run(ctx)
-			if err == nil {
-				break
-			}
-			if !errors.Is(err, failover.ErrBusy) || ctx.Err() != nil {
+		wantError(t, other.Run(ctx), failover.ErrBusy, "")
+		leases, err := cli.Leases(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, held := range leases.Leases { // as when they run out
+			if _, err := cli.Revoke(ctx, held.ID); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(50 * time.Millisecond) // a poll
+		}
+		if err := other.Run(ctx); err != nil {
+			t.Fatal(err)
 		}
 		if _, err := cli.Delete(ctx, "/", clientv3.WithPrefix()); err != nil {
 			t.Fatal(err)
@@ -323,7 +392,7 @@ func TestALostLockStopsTheRun(t *testing.T) {
 		return do(ctx)
 	}
 	for _, policy := range []failover.CopyPolicy{failover.CopyBestEffort, failover.CopyRequired} {
-		r := l.runner(l.plan(failover.PlanConfig{Steps: steps(a, l.effect("b"))}), failover.Config{Journal: filepath.Join(l.dir, "j"+string(policy)), Begin: failover.BeginOnly, Copy: failover.CopyConfig{Etcd: cli, Policy: policy, LockTTL: lease}})
+		r := l.runner(l.plan(failover.PlanConfig{Steps: steps(a, l.effect("b"))}), failover.Config{Journal: filepath.Join(l.dir, "j"+string(policy)), Begin: failover.BeginOnly, Copy: failover.CopyConfig{Etcd: cli, Policy: policy, RequestTimeout: time.Minute, LockTTL: lease}})
 		wantError(t, r.Run(t.Context()), failover.ErrBusy, "", "process 7 on other")
 		l.wantLines("do:a")
 		if _, err := cli.Delete(t.Context(), failover.CopyPrefix+"lock/test"); err != nil {
@@ -343,7 +412,7 @@ func TestMirrorsAndChecksLeaveCopiesAlone(t *testing.T) {
 	_, target := etcd(t)
 	for _, name := range []string{"checkpoint", "primary-to-standby"} { // names that could be misread
 		l.t = t
-		r := l.runner(l.plan(failover.PlanConfig{Name: name, Steps: steps(l.effect(name))}), failover.Config{Journal: filepath.Join(l.dir, name), Copy: failover.CopyConfig{Etcd: target, LockTTL: lease}})
+		r := l.runner(l.plan(failover.PlanConfig{Name: name, Steps: steps(l.effect(name))}), failover.Config{Journal: filepath.Join(l.dir, name), Copy: copyTo(target)})
 		if err := r.Run(ctx); err != nil {
 			t.Fatal(err)
 		}

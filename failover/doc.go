@@ -16,6 +16,7 @@
 //
 // Before Do or Undo of a step is called, its intent is on the disk, and in the copy where that is required. After a crash at any instant, Observe decides whether Do is called (again): a step whose effect
 // Observe sees is not repeated, and no step is skipped. What Do and Undo return does not count alone: Observe has to see the effect, or its absence.
+// A step that the journal has finished is not looked at again, because a later one may have changed what it left; a dry run with DryRunOptions.Journal tells which of them look otherwise now.
 // A journal is for one plan: another, or one of which a step, an input or the order changed, is refused (ErrPlanChanged) with the names of what changed. One runner at a time has a journal (ErrBusy).
 // A torn last line is what a crash may leave, and is cut off; any other damage is an error. A dry run writes nothing anywhere.
 //

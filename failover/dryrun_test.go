@@ -159,7 +159,7 @@ func TestDryRunTouchesNothing(t *testing.T) {
 
 	// During a run, without its lock: what is finished is told, and what steps have saved they see.
 	plan = build(failover.ModeGraceful)
-	r := l.runner(plan, failover.Config{NoWait: true, Copy: failover.CopyConfig{Etcd: standby, LockTTL: lease}})
+	r := l.runner(plan, failover.Config{NoWait: true, Copy: copyTo(standby)})
 	wantError(t, r.Run(ctx), failover.ErrWaiting, "call")
 	before = []string{snapshot(t, primary), snapshot(t, standby), folder(t, l.dir)}
 	if report, err = plan.DryRun(ctx, failover.DryRunOptions{Journal: l.journal}); err != nil {

@@ -107,7 +107,10 @@ func TestDamageIsAnError(t *testing.T) {
 	lines := bytes.SplitAfter(data, []byte("\n"))
 	lines = lines[:len(lines)-1]
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	other := bytes.SplitAfter(sample(t), []byte("\n"))
 	for name, c := range map[string][]byte{
+		"another journal's line":  join(lines[0], lines[1], other[2], join(lines[3:]...)),
+		"another journal's end":   join(lines[0], lines[1], join(other[2:]...)),
 		"a line is missing":       join(lines[0], join(lines[2:]...)),
 		"the first is missing":    join(lines[1:]...),
 		"a line is doubled":       join(lines[0], lines[1], lines[1], join(lines[2:]...)),

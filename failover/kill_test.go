@@ -138,9 +138,6 @@ func childRunner() int {
 		}
 		defer c.Close()
 		cfg.Copy = requiredCopy(c)
-		if ttl, err := time.ParseDuration(os.Getenv("TTL")); err == nil {
-			cfg.Copy.LockTTL = ttl
-		}
 		return runChild(failover.PlanConfig{Name: "killed", Steps: etcdSteps(b, c)}, cfg)
 	}
 	planCfg, err := childPlan(b, w)
@@ -342,7 +339,9 @@ func (k kept) everywhere(t *testing.T) {
 }
 
 func requiredCopy(c *clientv3.Client) failover.CopyConfig {
-	return failover.CopyConfig{Etcd: c, Policy: failover.CopyRequired, LockTTL: time.Minute}
+	cfg := copyTo(c)
+	cfg.Policy = failover.CopyRequired
+	return cfg
 }
 
 // etcdSteps put a key each into an etcd, which counts for every key how often it was put.

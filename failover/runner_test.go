@@ -386,3 +386,30 @@ func TestBeganTellsWhatIsYounger(t *testing.T) {
 	}
 	l.wantLines("restart")
 }
+
+// What is finished stays finished: a later step, or the world, may have changed what it left, and doing it again is nobody's wish.
+func TestFinishedStepsAreLeftAlone(t *testing.T) {
+	l := newLab(t)
+	looked := 0
+	a, b := l.effect("a"), l.effect("b")
+	observe := a.Observe
+	a.Observe = func(ctx context.Context) (failover.Observation, error) { looked++; return observe(ctx) }
+	do, fail := b.Do, true
+	b.Do = func(ctx context.Context) error {
+		if fail {
+			return errors.New("not yet")
+		}
+		return do(ctx)
+	}
+	r := l.runner(l.plan(failover.PlanConfig{Steps: steps(a, b)}), failover.Config{})
+	wantError(t, r.Run(t.Context()), failover.ErrStepFailed, "b")
+	l.write("undo:a") // somebody takes it back
+	fail, looked = false, 0
+	if err := r.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.wantLines("do:a", "undo:a", "do:b")
+	if looked != 0 {
+		t.Errorf("it was looked at %d times", looked)
+	}
+}
