@@ -5,6 +5,7 @@
 //
 //   - [github.com/understudy-dr/understudy/etcdmirror]: the engine. Base copy, tail, resync after compaction, checkpoint, epoch fence, status.
 //   - [github.com/understudy-dr/understudy/drcheck]: comparison of both sides during traffic, with reasons; repair; what a standby tells of a dead primary.
+//   - [github.com/understudy-dr/understudy/failover]: the switch of roles as a plan: dry-run, approved, journaled, resumable after a crash, undone up to a point of no return.
 //   - [github.com/understudy-dr/understudy/keyfilter]: the grammar of Kubernetes keys in etcd, and rules that say which of them are mirrored, and why.
 //
 // They do not depend on one another: a mirror and a check take any func([]byte) bool as its filter, and keyfilter provides one.

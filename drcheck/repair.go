@@ -73,8 +73,9 @@ func (c *Checker) mayRepair(ctx context.Context, wantSource, wantTarget string) 
 			return nil, &Error{Kind: ErrOtherMirror, Side: side.name, Detail: fmt.Sprintf("cluster %s answers, checked was %s", clusterID(id), side.want), Hint: "check again"}
 		}
 	}
+	begin, end := keyspace.MirrorsRange()
 	resp, err := etcdrpc.Do(ctx, c.cfg.RequestTimeout, func(ctx context.Context) (*clientv3.GetResponse, error) {
-		return c.target.Get(ctx, keyspace.MetadataPrefix, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithLimit(1))
+		return c.target.Get(ctx, begin, clientv3.WithRange(end), clientv3.WithKeysOnly(), clientv3.WithLimit(1))
 	})
 	switch {
 	case err != nil:
@@ -195,7 +196,8 @@ func (c *Checker) readForRepair(ctx context.Context, steps []RepairStep) (fence 
 	}
 	kvs := found(resp)
 	if c.cfg.Name == "" {
-		return []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(keyspace.MetadataPrefix), "=", 0).WithPrefix()}, kvs, nil
+		begin, end := keyspace.MirrorsRange()
+		return []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(begin), "=", 0).WithRange(end)}, kvs, nil
 	}
 	record := kvs[len(steps)]
 	if record == nil {

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
+	"github.com/understudy-dr/understudy/internal/hook"
 	"github.com/understudy-dr/understudy/internal/keyspace"
 	"github.com/understudy-dr/understudy/internal/kvstream"
 )
@@ -43,7 +44,7 @@ func (m *Mirror) copy(ctx context.Context, md *Metadata, reason string) (*source
 	for round, attempt := 1, (etcdrpc.Backoff{}); ; round++ {
 		m.track.setState(state, "")
 		m.log.Info(string(state)+" begins", LogKeyReason, reason, LogKeyRound, round, LogKeySince, since)
-		call(m.cfg.Hooks.Resync, ResyncInfo{Base: base, Since: since, Round: round, Reason: reason})
+		hook.Call(m.cfg.Hooks.Resync, ResyncInfo{Base: base, Since: since, Round: round, Reason: reason})
 		r := &copyRound{m: m, md: md, phase: phase, since: since, number: round}
 		w, err := r.run(ctx)
 		if err == nil {

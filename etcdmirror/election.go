@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
+	"github.com/understudy-dr/understudy/internal/hook"
 )
 
 // Several instances of one mirror may run; the target's etcd elects the one that writes. Each holds a lease, its session, and a key
@@ -110,7 +111,7 @@ func (l *leadership) await(ctx context.Context) error {
 				l.create = first[0].CreateRevision
 				m.track.update(func(s *Status) { s.Leader = m.cfg.Replica })
 				m.log.Info("leading", LogKeyReplica, m.cfg.Replica, LogKeyDuration, time.Since(began))
-				call(m.cfg.Hooks.Leading, LeadingInfo{Replica: m.cfg.Replica, Waited: time.Since(began)})
+				hook.Call(m.cfg.Hooks.Leading, LeadingInfo{Replica: m.cfg.Replica, Waited: time.Since(began)})
 				return nil
 			}
 			if err := l.follow(string(first[0].Value), resp.Responses[2].GetResponseRange().Kvs); err != nil {

@@ -1,6 +1,10 @@
 package etcdmirror
 
-import "time"
+import (
+	"time"
+
+	"github.com/understudy-dr/understudy/internal/hook"
+)
 
 // Hooks are called synchronously as things happen, from the mirror's own goroutines, some at the same time: they must be quick, must not block and must be safe for concurrent use.
 // A nil func is skipped.
@@ -116,37 +120,14 @@ type LeaseInfo struct {
 // JoinHooks calls each of several hooks in turn.
 func JoinHooks(all ...Hooks) Hooks {
 	return Hooks{
-		State:   join(all, func(h Hooks) func(StateInfo) { return h.State }),
-		Leading: join(all, func(h Hooks) func(LeadingInfo) { return h.Leading }),
-		Applied: join(all, func(h Hooks) func(AppliedInfo) { return h.Applied }),
-		Resync:  join(all, func(h Hooks) func(ResyncInfo) { return h.Resync }),
-		Guarded: join(all, func(h Hooks) func(GuardedInfo) { return h.Guarded }),
-		Foreign: join(all, func(h Hooks) func(ForeignInfo) { return h.Foreign }),
-		Drift:   join(all, func(h Hooks) func(DriftInfo) { return h.Drift }),
-		Lease:   join(all, func(h Hooks) func(LeaseInfo) { return h.Lease }),
-		Tripped: join(all, func(h Hooks) func(Trip) { return h.Tripped }),
-	}
-}
-
-func join[T any](all []Hooks, pick func(Hooks) func(T)) func(T) {
-	var funcs []func(T)
-	for _, h := range all {
-		if f := pick(h); f != nil {
-			funcs = append(funcs, f)
-		}
-	}
-	if len(funcs) == 0 {
-		return nil
-	}
-	return func(info T) {
-		for _, f := range funcs {
-			f(info)
-		}
-	}
-}
-
-func call[T any](f func(T), info T) {
-	if f != nil {
-		f(info)
+		State:   hook.Join(all, func(h Hooks) func(StateInfo) { return h.State }),
+		Leading: hook.Join(all, func(h Hooks) func(LeadingInfo) { return h.Leading }),
+		Applied: hook.Join(all, func(h Hooks) func(AppliedInfo) { return h.Applied }),
+		Resync:  hook.Join(all, func(h Hooks) func(ResyncInfo) { return h.Resync }),
+		Guarded: hook.Join(all, func(h Hooks) func(GuardedInfo) { return h.Guarded }),
+		Foreign: hook.Join(all, func(h Hooks) func(ForeignInfo) { return h.Foreign }),
+		Drift:   hook.Join(all, func(h Hooks) func(DriftInfo) { return h.Drift }),
+		Lease:   hook.Join(all, func(h Hooks) func(LeaseInfo) { return h.Lease }),
+		Tripped: hook.Join(all, func(h Hooks) func(Trip) { return h.Tripped }),
 	}
 }

@@ -9,6 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
+	"github.com/understudy-dr/understudy/internal/hook"
 )
 
 // How leases and the engine meet: see leaseEngine.
@@ -21,7 +22,7 @@ func (m *Mirror) startLeases(ctx context.Context) (stop func(), err error) {
 	}
 	m.serial = make(chan serialWork)
 	m.leases = newLeases(m.source, m.target, m.cfg.RequestTimeout, metaKeys(m.cfg.Name), m.log, leaseEngine{
-		fenced: m.writer.fencedTxn, serial: m.inTail, restore: m.restoreLease, report: func(i LeaseInfo) { call(m.cfg.Hooks.Lease, i) },
+		fenced: m.writer.fencedTxn, serial: m.inTail, restore: m.restoreLease, report: func(i LeaseInfo) { hook.Call(m.cfg.Hooks.Lease, i) },
 	})
 	m.writer.leases = m.leases
 	m.track.keeps(m.leases)

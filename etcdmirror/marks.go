@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/understudy-dr/understudy/internal/hook"
 )
 
 // Small sets live at the target beside the checkpoint, one key each, and in memory during a term of leadership:
@@ -79,7 +81,7 @@ func (m *Mirror) markForeign(targetKey string) {
 	}
 	m.foreign[targetKey] = true
 	m.later(change{key: metaKeys(m.cfg.Name).foreign() + targetKey})
-	call(m.cfg.Hooks.Foreign, ForeignInfo{Key: targetKey})
+	hook.Call(m.cfg.Hooks.Foreign, ForeignInfo{Key: targetKey})
 }
 
 // forget notes that a foreign key is gone, or never was.
@@ -106,7 +108,7 @@ func (m *Mirror) markDrift(targetKey string, kind DriftKind, rev int64) {
 	m.drifted[targetKey] = kind
 	m.later(change{key: metaKeys(m.cfg.Name).drift() + targetKey, value: []byte(kind)})
 	if !known || kind == DriftFought {
-		call(m.cfg.Hooks.Drift, DriftInfo{Key: targetKey, Kind: kind, TargetRevision: rev})
+		hook.Call(m.cfg.Hooks.Drift, DriftInfo{Key: targetKey, Kind: kind, TargetRevision: rev})
 	}
 }
 
@@ -155,7 +157,7 @@ func (m *Mirror) changesOf(ctx context.Context, source *mvccpb.KeyValue) (change
 	m.guarded[targetKey] = reason
 	m.noteMarks()
 	m.log.Warn("value not written", LogKeyKey, sourceKey, LogKeyReason, reason)
-	call(m.cfg.Hooks.Guarded, GuardedInfo{Key: sourceKey, Reason: reason})
+	hook.Call(m.cfg.Hooks.Guarded, GuardedInfo{Key: sourceKey, Reason: reason})
 	return []change{{key: metaKeys(m.cfg.Name).guarded() + targetKey, value: []byte(reason)}}, false, nil
 }
 

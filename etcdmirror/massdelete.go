@@ -9,6 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
+	"github.com/understudy-dr/understudy/internal/hook"
 )
 
 // DeletionGuard stops the mirror when the source loses too many of its kept keys in too short a time, before the target loses them too:
@@ -126,7 +127,7 @@ func (m *Mirror) guardDeletes(ctx context.Context, until, left int64, key string
 	m.trip = trip
 	m.track.update(func(s *Status) { s.Trip = trip })
 	m.log.Error("stopped: "+trip.String(), LogKeyReason, "approve it, or, if it is a mistake, stop the mirror or promote the target, which still has the keys")
-	call(m.cfg.Hooks.Tripped, *trip)
+	hook.Call(m.cfg.Hooks.Tripped, *trip)
 	if err := m.awaitApproval(ctx, trip); err != nil {
 		return err
 	}

@@ -30,6 +30,8 @@ import (
 //	/understudy/<name>/lease/<id>     a lease granted for the source's
 //	/understudy/<name>/election/<id>  a running instance; the oldest leads
 //	/understudy/<name>/check          what comparisons of the two sides found last (see drcheck.CheckRecord); the mirror leaves it alone
+//
+// The folder .failover, which no mirror can be named after, holds copies of failover's journals; mirrors do not read it.
 const MetadataPrefix = keyspace.MetadataPrefix
 
 // Phase says how the target's kept state relates to the source.
@@ -182,6 +184,9 @@ func (n metaKeys) election() string   { return n.dir() + "election/" }
 func readMetadata(ctx context.Context, c *clientv3.Client, timeout time.Duration, side, dir string) ([]*Metadata, *clientv3.GetResponse, error) {
 	byName := map[string]*Metadata{}
 	begin, end := dir, clientv3.GetPrefixRangeEnd(dir)
+	if dir == MetadataPrefix {
+		begin, end = keyspace.MirrorsRange()
+	}
 	var first *clientv3.GetResponse
 	for {
 		var rev int64

@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
+	"github.com/understudy-dr/understudy/internal/hook"
 	"github.com/understudy-dr/understudy/internal/kubemeta"
 )
 
@@ -191,7 +192,7 @@ func (d *drift) repair(ctx context.Context, source, target *mvccpb.KeyValue) err
 		return err
 	}
 	m.track.update(func(s *Status) { s.Repairs++ })
-	call(m.cfg.Hooks.Drift, DriftInfo{Key: key, Kind: DriftRepaired, TargetRevision: m.writer.mod.Load()})
+	hook.Call(m.cfg.Hooks.Drift, DriftInfo{Key: key, Kind: DriftRepaired, TargetRevision: m.writer.mod.Load()})
 	return nil
 }
 

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/understudy-dr/understudy/internal/hook"
 )
 
 // State is what a Mirror is doing.
@@ -160,7 +162,7 @@ func (t *tracker) setState(state State, reason string) {
 	t.s.State, t.s.Reason = state, reason
 	t.wake()
 	t.mu.Unlock()
-	call(t.hooks.State, StateInfo{state, reason})
+	hook.Call(t.hooks.State, StateInfo{state, reason})
 }
 
 // waiting shows why nothing moves; working returns to what was going on.

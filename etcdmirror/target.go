@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
+	"github.com/understudy-dr/understudy/internal/hook"
 	"github.com/understudy-dr/understudy/internal/keyspace"
 )
 
@@ -326,7 +327,7 @@ func (t *target) noteApplied(rev int64, changes []change, note AppliedInfo, bega
 			s.LastBulkRevision = max(s.LastBulkRevision, rev)
 		}
 	})
-	call(t.hooks.Applied, note)
+	hook.Call(t.hooks.Applied, note)
 }
 
 // recover decides after a failed transaction: nil to try again (after a pause, with the reason shown), or an error to give up with.

@@ -21,6 +21,10 @@ var nameRule = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$`)
 // ValidName reports whether a mirror may have this name; its metadata lives under it.
 func ValidName(name string) bool { return nameRule.MatchString(name) }
 
+// MirrorsRange is the range of keys below MetadataPrefix that can be mirrors': names begin with a digit or a letter. Other folders are not mirrors',
+// such as .failover, where package failover keeps copies of journals.
+func MirrorsRange() (begin, end string) { return MetadataPrefix + "0", MetadataPrefix + "{" }
+
 // Settings are the fields of a Config that say which keys take part.
 type Settings struct {
 	Prefix       string

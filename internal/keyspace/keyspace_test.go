@@ -80,3 +80,20 @@ func TestNamesGoThereAndBack(t *testing.T) {
 		t.Errorf("only %d of the keys were reserved", reserved)
 	}
 }
+
+// Whatever a mirror may be called, its metadata lies in the range, and nothing else does.
+func TestMirrorsRange(t *testing.T) {
+	begin, end := keyspace.MirrorsRange()
+	for c := rune(0); c < 0x100; c++ {
+		name := string(c)
+		key := keyspace.MetadataPrefix + name + "/checkpoint"
+		if in := begin <= key && key < end; keyspace.ValidName(name) && !in {
+			t.Errorf("%q lies outside", key)
+		}
+	}
+	for _, name := range []string{".failover", "-", "", "{"} {
+		if key := keyspace.MetadataPrefix + name + "/"; begin <= key && key < end {
+			t.Errorf("%q lies inside", key)
+		}
+	}
+}
