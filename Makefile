@@ -37,6 +37,11 @@ fuzz:
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzIntact$$' -fuzztime $(FUZZTIME) ./etcdmirror/
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzEncrypted$$' -fuzztime $(FUZZTIME) ./internal/kubemeta/
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzCompareObjects$$' -fuzztime $(FUZZTIME) ./drcheck/
+	go test -run '^$$' -fuzz '^FuzzMatch$$' -fuzztime $(FUZZTIME) ./keyfilter/
+	go test -run '^$$' -fuzz '^FuzzKeyValues$$' -fuzztime $(FUZZTIME) ./internal/kvstream/
+	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzParseJournal$$' -fuzztime $(FUZZTIME) ./failover/
+	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzReplay$$' -fuzztime $(FUZZTIME) ./failover/
+	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzParseDecision$$' -fuzztime $(FUZZTIME) ./failover/
 	go test -run '^$$' -fuzz '^FuzzParseEndpoints$$' -fuzztime $(FUZZTIME) ./examples/internal/connect/
 
 # Understudy beside etcdctl make-mirror and beside what the etcds can do: MEASURE=all, or copy, tail, backlog, resync, idle, wan or check.

@@ -14,7 +14,7 @@
 //	...
 //	mirror, err := etcdmirror.New(source, target, etcdmirror.Config{
 //		Name: "primary-to-standby",
-//		Keep: filter.Match, KeepID: filter.Hash(),
+//		Keep: filter.Match, KeepID: filter.Hash(), Skip: filter.Skips(etcdmirror.DefaultPrefix),
 //	})
 //	...
 //	err = mirror.Run(ctx)

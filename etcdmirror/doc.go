@@ -13,12 +13,17 @@
 // deleted (P5). Of several replicas one writes; it, and every mirror after a promotion, is refused as soon as it no longer leads, also with
 // a write in flight (P6). Whatever stalls is opened again, and the state says what is waited for (P7). A checkpoint is used only with the source, prefixes and filter it belongs to (P8).
 // The target's limits split or delay writes, never drop them (P9). Owners come before what they own, and another object under
-// an existing key is a delete and a put (P10). In the tail no target revision holds two keys of one resource unless the source's did (P11).
+// an existing key is a delete and a put (P10). While the target keeps up, no target revision of the tail holds two keys of one resource unless the source's did (P11).
 // Values that would break an apiserver are not written, and a mass deletion waits for Approve (P12). Leases are dropped or mirrored (P13). Memory is bounded by configuration and about 150 bytes per key (P14).
 //
 // # What it does not do
 //
 // It does not decode objects beyond their framing, UIDs and owners, or write to the source, ever.
+//
+// # Speed
+//
+// A copy reads and writes side by side as far as the order allows, and a backlog is read by several watches (Config.CatchUpWatches). What the filter drops as a whole should be listed in
+// Config.Skip: a source that is far away is then followed without it (Config.Watch).
 //
 // # Replicas
 //

@@ -31,7 +31,7 @@ func Example() {
 	}
 	mirror, err := etcdmirror.New(source, target, etcdmirror.Config{
 		Name: "primary-to-standby",
-		Keep: filter.Match, KeepID: filter.Hash(),
+		Keep: filter.Match, KeepID: filter.Hash(), Skip: filter.Skips(etcdmirror.DefaultPrefix),
 		Logger: slog.Default(),
 	})
 	if err != nil {
