@@ -1,0 +1,2 @@
+// Package encryption is in the making.
+package encryption
