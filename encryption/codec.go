@@ -37,6 +37,7 @@ type CodecConfig struct {
 // takes for its own (one value of 255: nothing authenticates it) is an error instead of garbage, because it is no object.
 type Codec struct {
 	cfg      CodecConfig
+	table    *table
 	lists    map[spec][]*transformer
 	identity []*transformer // of resources that no spec covers
 	all      []*transformer // of every list
@@ -65,7 +66,7 @@ func NewCodec(cfg *Configuration, c CodecConfig) (*Codec, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	codec := &Codec{cfg: c, lists: map[spec][]*transformer{}, cancel: cancel}
+	codec := &Codec{cfg: c, table: t, lists: map[spec][]*transformer{}, cancel: cancel}
 	made := map[string]*transformer{} // one plugin for all lists that name it
 	for _, s := range t.specs {
 		list := make([]*transformer, 0, len(t.lists[s]))
