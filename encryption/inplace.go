@@ -138,7 +138,7 @@ func canRelabel(i int, cfg *Configuration, old, fresh atom) error {
 	for _, s := range t.specs {
 		l := t.lists[s]
 		switch {
-		case l[0].Label == old.Label:
+		case l[0].same(old):
 			return &Error{Kind: ErrWriters, Detail: fmt.Sprintf("Loaded[%d]: %s are still written with %s", i, showSpec(s), old), Hint: fmt.Sprintf("let every apiserver write with %s first, and verify that they do", fresh)}
 		case l.has(old) && !l.reads(fresh):
 			return &Error{Kind: ErrWriters, Detail: fmt.Sprintf("Loaded[%d]: %s cannot be read with %s", i, showSpec(s), fresh), Hint: "give every apiserver the key under its new name first, and verify that they have it"}

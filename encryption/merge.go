@@ -345,8 +345,29 @@ func (m *merger) merge() (*table, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := m.checkLists(t); err != nil {
+		return nil, err
+	}
 	m.noteProviders(t)
 	return t, nil
+}
+
+// checkLists refuses lists in which keys take each other's values, unless they do so in one of the clusters already. Lists that share a KMS provider may bring them together.
+func (m *merger) checkLists(t *table) error {
+	for _, s := range t.specs {
+		l := t.lists[s]
+		for i, a := range l {
+			for _, b := range l[i+1:] {
+				p, q := m.p.lookup(s), m.s.lookup(s)
+				if a.same(b) || !a.overlaps(b) || a.authenticated() && b.authenticated() || p.has(a) && p.has(b) || q.has(a) && q.has(b) {
+					continue
+				}
+				return &Error{Kind: ErrConflict, Detail: fmt.Sprintf("%s: %s and %s come into one list, where they take each other's values", showSpec(s), a, b),
+					Hint: "rename one of the keys in its cluster first, or let the mirror transcode, so that the clusters share no key"}
+			}
+		}
+	}
+	return nil
 }
 
 // mergeList merges what the clusters use for one spec. asked reports whether the key that was asked for is there.

@@ -154,6 +154,16 @@ func (l list) identityLast() list {
 	return out
 }
 
+// labels are those of the atoms, each once.
+func (l list) labels() (labels []Label) {
+	for _, a := range l {
+		if !slices.Contains(labels, a.Label) {
+			labels = append(labels, a.Label)
+		}
+	}
+	return labels
+}
+
 func (l list) equal(m list) bool { return slices.EqualFunc(l, m, atom.same) }
 
 // firstKey is the first atom that encrypts.
