@@ -45,9 +45,6 @@ func Relabelled(ctx context.Context, codec *Codec, key string, value []byte, fro
 	return slices.Concat(fresh.head, value[len(old.head):])
 }
 
-// LabelBy is a value's label by the names that a configuration knows.
-func LabelBy(codec *Codec, value []byte) Label { return codec.labelOf(value) }
-
 // Needs reports whether a value was written with a key that a phase is about.
 func Needs(p *Phase, codec *Codec, key string, value []byte) (bool, error) {
 	return p.needs(context.Background(), codec, key, value)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/understudy-dr/understudy/internal/etcdrpc"
+	"github.com/understudy-dr/understudy/internal/kubemeta"
 )
 
 // Defaults of InPlaceConfig.
@@ -181,12 +182,17 @@ func Rewrite(ctx context.Context, client *clientv3.Client, codec *Codec, only []
 		if _, resource, _ := codec.cfg.Resource(key); resource == "" {
 			return nil, nil
 		}
-		if len(only) > 0 && !slices.Contains(only, codec.labelOf(value)) {
+		if len(only) > 0 && !kubemeta.Encrypted(value) && !slices.Contains(only, Label{Provider: Identity}) {
 			return nil, nil
 		}
 		plain, by, err := codec.openWaiting(ctx, key, value)
-		if err != nil {
+		switch {
+		case err != nil && len(only) > 0 && !slices.Contains(only, codec.labelOf(value)):
+			return nil, nil
+		case err != nil:
 			return nil, err
+		case len(only) > 0 && !slices.Contains(only, by.Label):
+			return nil, nil
 		}
 		w, err := codec.writer(key, plain)
 		if err != nil || w.same(by.atom) {

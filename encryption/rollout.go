@@ -71,7 +71,7 @@ type Phase struct {
 	Files []File `json:"files,omitempty"`
 	// Relabels are the new names of PhaseRelabel.
 	Relabels []Relabeling `json:"relabels,omitempty"`
-	// Labels are what PhaseRewrite replaces, and what PhaseAudit and PhaseCompaction look for.
+	// Labels are what PhaseRelabel and PhaseRewrite replace, and what PhaseAudit and PhaseCompaction look for.
 	Labels []Label `json:"labels,omitempty"`
 	// Verify says what must be verified before the next phase.
 	Verify []string `json:"verify"`
@@ -294,7 +294,7 @@ func (b *planner) rename() error {
 		relabels = append(relabels, Relabeling{From: from.Label, To: Label{Provider: r.Provider, Name: r.New}})
 		old = old.with(from)
 	}
-	b.add(Phase{Name: "relabel", Kind: PhaseRelabel, Cluster: Standby, Relabels: relabels, Title: "give the standby's values the new names of their keys",
+	b.add(Phase{Name: "relabel", Kind: PhaseRelabel, Cluster: Standby, Relabels: relabels, Labels: old.labels(), old: old, Title: "give the standby's values the new names of their keys",
 		Why: "the old names are going to mean the primary's keys", Verify: []string{"a last pass over all values has found none to relabel"}})
 	b.clean(old)
 	return nil
@@ -316,7 +316,7 @@ func (b *planner) clean(old list) {
 	b.add(Phase{Name: "audit" + suffix, Kind: PhaseAudit, Cluster: Standby, Labels: old.labels(), old: old, Title: "count the standby's values that need " + labels,
 		Why: "each of them would be lost", Verify: []string{"there is none"}})
 	b.add(Phase{Name: "compaction" + suffix, Kind: PhaseCompaction, Cluster: Standby, Labels: old.labels(), old: old, Title: "wait until the standby's etcd has compacted the revisions in which values needed " + labels,
-		Why: "a watch that begins in the past reads them (kube-apiserver lets etcd compact every 5 minutes)", Verify: []string{"at its oldest revision the etcd has no such value"}})
+		Why: "a watch that begins in the past reads them (kube-apiserver lets etcd compact every 5 minutes)", Verify: []string{"no revision that the etcd still has holds such a value"}})
 }
 
 // install adds a phase that brings clusters to tables, unless they are there.
@@ -407,16 +407,9 @@ func (b *planner) drop() error {
 		b.m.note("nothing-dropped", "the standby has no key of its own that could be dropped.")
 		return nil
 	}
-	for _, a := range dropped {
-		for _, other := range b.final.atoms() {
-			if !other.same(a) && other.overlaps(a) {
-				return &Error{Kind: ErrPlan, Detail: fmt.Sprintf("%s cannot be told from a key of the primary by its label, and so not be dropped", a), Hint: "leave out Drop, or rename the standby's keys (ClashRenameStandby)"}
-			}
-		}
-	}
 	rest := b.final.clone()
 	rest.each(func(_ spec, l list) list { return slices.DeleteFunc(l, dropped.has) })
-	b.add(Phase{Name: "rewrite", Kind: PhaseRewrite, Cluster: Standby, Labels: dropped.labels(), Title: "encrypt the standby's own values with the common key",
+	b.add(Phase{Name: "rewrite", Kind: PhaseRewrite, Cluster: Standby, Labels: dropped.labels(), old: dropped, Title: "encrypt the standby's own values with the common key",
 		Why: "their keys are to be dropped", Verify: []string{"a last pass over all values has found none to rewrite"}})
 	b.clean(dropped)
 	return b.install("drop", map[Role]*table{Primary: rest, Standby: rest})

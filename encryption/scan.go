@@ -58,8 +58,14 @@ func (s *scanner) scan(ctx context.Context, after string, use func(kvs []*mvccpb
 	if err != nil {
 		return 0, false, explainEtcd(ctx, err)
 	}
-	reader := &kvstream.Reader{Client: s.client, Timeout: s.timeout}
 	pin := kvstream.NewPin(s.begin, rev)
+	moved, err = s.scanAt(ctx, pin, after, use)
+	return rev, moved, err
+}
+
+// scanAt is scan at a revision that the caller has pinned.
+func (s *scanner) scanAt(ctx context.Context, pin *kvstream.Pin, after string, use func(kvs []*mvccpb.KeyValue) error) (moved bool, err error) {
+	reader := &kvstream.Reader{Client: s.client, Timeout: s.timeout}
 	begin := s.begin
 	if after >= begin {
 		begin = after + "\x00"
@@ -71,7 +77,7 @@ func (s *scanner) scan(ctx context.Context, after string, use func(kvs []*mvccpb
 		for len(window) < s.window {
 			kv, err := keys.Next(ctx)
 			if err != nil {
-				return rev, pin.Moved(), explainEtcd(ctx, err)
+				return pin.Moved(), explainEtcd(ctx, err)
 			}
 			if kv == nil {
 				break
@@ -81,7 +87,7 @@ func (s *scanner) scan(ctx context.Context, after string, use func(kvs []*mvccpb
 			}
 		}
 		if len(window) == 0 {
-			return rev, pin.Moved(), nil
+			return pin.Moved(), nil
 		}
 		var own error
 		err := reader.Fetch(ctx, window, pin, func(_ int, kvs []*mvccpb.KeyValue) error {
@@ -89,10 +95,10 @@ func (s *scanner) scan(ctx context.Context, after string, use func(kvs []*mvccpb
 			return own
 		})
 		if own != nil {
-			return rev, pin.Moved(), own
+			return pin.Moved(), own
 		}
 		if err != nil {
-			return rev, pin.Moved(), explainEtcd(ctx, err)
+			return pin.Moved(), explainEtcd(ctx, err)
 		}
 	}
 }
