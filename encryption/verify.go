@@ -142,6 +142,7 @@ func later(t time.Time, seconds float64) time.Time {
 // parseSample reads the labels and the value of a line in Prometheus' text format, behind the metric's name.
 func parseSample(text string) (labels map[string]string, value float64, ok bool) {
 	labels = map[string]string{}
+	text = strings.TrimLeft(text, " \t")
 	if rest, has := strings.CutPrefix(text, "{"); has {
 		for {
 			rest = strings.TrimLeft(rest, " \t,")
