@@ -174,7 +174,7 @@ func schedules(t *testing.T, n int, f func(t *testing.T, seed uint64, rng *rand.
 		}
 		f(t, seed, rand.New(rand.NewPCG(seed, 1)))
 		if t.Failed() {
-			t.Fatal(fmt.Sprintf("repeat with UNDERSTUDY_SEED=%d", seed))
+			t.Fatalf("repeat with UNDERSTUDY_SEED=%d", seed)
 		}
 	}
 }

@@ -21,7 +21,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	kmsv1 "k8s.io/kms/apis/v1beta1"
 	kmsv2 "k8s.io/kms/apis/v2"
 	kmsservice "k8s.io/kms/pkg/service"
 
@@ -63,7 +62,7 @@ func (k *kmsPlugin) start(t testing.TB) {
 	}
 	server := grpc.NewServer()
 	kmsv2.RegisterKeyManagementServiceServer(server, kmsservice.NewGRPCService(k.socket, time.Second, k))
-	kmsv1.RegisterKeyManagementServiceServer(server, &pluginV1{plugin: k})
+	registerV1(server, k)
 	k.mu.Lock()
 	k.server = server
 	k.mu.Unlock()
@@ -143,33 +142,6 @@ func (k *kmsPlugin) Decrypt(_ context.Context, _ string, req *kmsservice.Decrypt
 		return nil, fail
 	}
 	return unwrap(req.KeyID, req.Ciphertext)
-}
-
-type pluginV1 struct {
-	kmsv1.UnimplementedKeyManagementServiceServer
-	plugin *kmsPlugin
-}
-
-func (v *pluginV1) Version(context.Context, *kmsv1.VersionRequest) (*kmsv1.VersionResponse, error) {
-	return &kmsv1.VersionResponse{Version: "v1beta1", RuntimeName: "fake", RuntimeVersion: "1"}, nil
-}
-
-func (v *pluginV1) Encrypt(_ context.Context, req *kmsv1.EncryptRequest) (*kmsv1.EncryptResponse, error) {
-	if _, fail := v.plugin.state(); fail != nil {
-		return nil, fail
-	}
-	return &kmsv1.EncryptResponse{Cipher: wrap("v1", req.Plain)}, nil
-}
-
-func (v *pluginV1) Decrypt(_ context.Context, req *kmsv1.DecryptRequest) (*kmsv1.DecryptResponse, error) {
-	if _, fail := v.plugin.state(); fail != nil {
-		return nil, fail
-	}
-	plain, err := unwrap("v1", req.Cipher)
-	if err != nil {
-		return nil, err
-	}
-	return &kmsv1.DecryptResponse{Plain: plain}, nil
 }
 
 const secretKey = "/registry/secrets/team-a/s"

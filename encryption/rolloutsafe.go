@@ -166,7 +166,7 @@ func (b *planner) safe(role Role, old, new *table) error {
 
 // stored are the atoms that values of a spec may need by now.
 func (b *planner) stored(role Role, s spec) list {
-	kept := list{}
+	var kept list
 	switch {
 	case role == Primary:
 		kept = b.m.p.lookup(s)
