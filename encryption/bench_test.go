@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// value2K is an object of 2 KiB.
+// value2K is an object of 2 KiB, in protobuf as apiservers store Secrets.
 func value2K() []byte {
-	return append([]byte(`{"apiVersion":"v1","kind":"Secret","data":"`), append(bytes.Repeat([]byte("x"), 2048-45), `"}`...)...)
+	return append([]byte("k8s\x00"), bytes.Repeat([]byte("x"), 2044)...)
 }
 
 // BenchmarkTranscode is a value of 2 KiB from one provider to another.

@@ -231,7 +231,9 @@ func (c *Codec) open(ctx context.Context, key string, value []byte) ([]byte, *tr
 			}
 		case !p.sure && p.object && !c.covers(t, p.resource, plain):
 		default:
-			c.waiting.Delete(t.Name)
+			if t.isKMS() {
+				c.waiting.Delete(t.Name)
+			}
 			return plain, t, nil
 		}
 	}

@@ -218,7 +218,7 @@ func TestCodecLikeTheLoader(t *testing.T) {
 		}
 	})
 	t.Logf("%d reads: %d refused by both, %d on which kube-apiserver panics, %d garbage", reads, refused, panics, garbage)
-	if _, repeat := number(t, "UNDERSTUDY_SEED"); !repeat && (refused == 0 || panics == 0) {
+	if _, repeat := number(t, "UNDERSTUDY_SEED"); !repeat && refused == 0 {
 		t.Error("the values were too kind")
 	}
 }
@@ -240,7 +240,7 @@ func TestMalformedCBC(t *testing.T) {
 	_, transformErr := transcoder.Transform(ctx, secretKey, secretKey, stored)
 	_, equalErr := transcoder.Equal(ctx, secretKey, secretKey, stored, stored)
 	for name, err := range map[string]error{"Open": openErr, "Transform": transformErr, "Equal": equalErr, "Guard": codec.Guard(ctx, nil)(secretKey, stored)} {
-		if !errors.Is(err, encryption.ErrUnreadable) {
+		if !errors.Is(err, encryption.ErrUnreadable) || !strings.Contains(err.Error(), "its body is shorter than an initialisation vector and one block") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

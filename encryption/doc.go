@@ -42,7 +42,8 @@
 // # What it does not do
 //
 // It does not generate keys, does not talk to apiservers (give VerifyLoaded what /metrics serves), and does not restart them. It cannot tell that a YAML file was cut off between two lines. It knows one
-// configuration for each etcd: OpenShift's apiservers have one each, for which Codecs of their own are needed.
+// configuration for each etcd. It does not notice that a KMS plugin has changed its key: such values are not counted as stale. OpenShift's apiservers have a
+// configuration each, for which Codecs of their own are needed.
 //
 // A program that transcodes:
 //

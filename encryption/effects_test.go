@@ -175,6 +175,15 @@ func TestOldestRevision(t *testing.T) {
 	find(secretKey)
 	compact(t, client)
 	find("")
+	// What came and went since the compaction, deletions among it.
+	put(t, client, secretNo(1), []byte("old"))
+	if _, err := client.Delete(ctx, secretNo(1)); err != nil {
+		t.Fatal(err)
+	}
+	put(t, client, secretNo(2), []byte("new"))
+	find(secretNo(1))
+	compact(t, client)
+	find("")
 	if _, err := values.Find(ctx, encryption.Primary, false, config(t, "identity"), nil); !errors.Is(err, encryption.ErrConfig) {
 		t.Errorf("no client: %v", err)
 	}

@@ -160,6 +160,9 @@ func number(t testing.TB, name string) (uint64, bool) {
 
 // schedules runs f with random seeds. UNDERSTUDY_SEED repeats one, UNDERSTUDY_SCHEDULES runs that many.
 func schedules(t *testing.T, n int, f func(t *testing.T, seed uint64, rng *rand.Rand)) {
+	if raceDetector {
+		n = max(n/4, 1)
+	}
 	if v, ok := number(t, "UNDERSTUDY_SCHEDULES"); ok {
 		n = int(v)
 	}

@@ -47,7 +47,7 @@ type InPlaceConfig struct {
 	Rate float64
 	// InFlight is how many writes are under way at once; 0 is DefaultInFlight.
 	InFlight int
-	// Passes is how often all values are looked at until a pass finds nothing to do; 0 is DefaultPasses. One more than one shows that nobody writes the old label any more.
+	// Passes is how often all values are looked at until a pass finds nothing to do; 0 is DefaultPasses. From the second on it shows whether somebody still writes what is to be changed.
 	Passes int
 	// RequestTimeout is the deadline of each request; 0 is DefaultRequestTimeout.
 	RequestTimeout time.Duration

@@ -129,6 +129,9 @@ func TestInstallRefuses(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
+	if _, err := encryption.Install(link, data, encryption.InstallOptions{Replace: true}); !strings.Contains(err.Error(), "is a symbolic link; give the path of the file that it leads to") {
+		t.Errorf("the link: %v", err)
+	}
 	if text, err := os.ReadFile(real); err != nil || string(text) != "real" {
 		t.Errorf("the link's file was changed: %v", err)
 	}

@@ -95,7 +95,7 @@ const (
 // So the merged configuration lists every resource that either lists, each with the keys that either uses for it: the writer, then the primary's, then the standby's,
 // identity last where either reads unencrypted values. Identical keys are listed once, one secret under two names twice. The outcome is the same for the same input.
 //
-// Errors match ErrInvalid (with the side), ErrConflict, ErrKMS, ErrPlaintext or ErrConfig.
+// Errors match ErrInvalid (with the side), ErrConflict, ErrKMS, ErrPlaintext or ErrConfig, or ErrPlan if kube-apiserver would refuse the outcome.
 func Merge(primary, standby *Configuration, opts MergeOptions) (*Merged, error) {
 	m, err := newMerger(primary, standby, opts)
 	if err != nil {

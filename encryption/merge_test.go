@@ -23,13 +23,14 @@ func TestMergeVectors(t *testing.T) {
 		kinds bool
 		err   error
 		note  string
+		says  string // the error
 	}{
 		"1 one key":                       {p: "cbc a=P", s: "cbc a=P", want: "secrets [a]"},
 		"2 two keys":                      {p: "cbc a=P", s: "cbc b=S", want: "secrets [a b]"},
 		"2 the standby writes":            {p: "cbc a=P", s: "cbc b=S", opts: options{Writes: encryption.Standby}, want: "secrets [b a]"},
 		"3 a key that is asked for":       {p: "cbc a=P n=N", s: "cbc b=S", opts: options{Writer: encryption.Label{Name: "n"}}, want: "secrets [n a b]"},
 		"4 a clash":                       {p: "cbc key1=P", s: "cbc key1=S", err: encryption.ErrConflict},
-		"4 a clash of aescbc, both kept":  {p: "cbc key1=P", s: "cbc key1=S", opts: options{Clash: encryption.ClashKeepBoth}, err: encryption.ErrConflict},
+		"4 a clash of aescbc, both kept":  {p: "cbc key1=P", s: "cbc key1=S", opts: options{Clash: encryption.ClashKeepBoth}, err: encryption.ErrConflict, says: "no single file reads all values of both"},
 		"5 renamed":                       {p: "cbc key1=P", s: "cbc key1=S", opts: options{Clash: encryption.ClashRenameStandby}, want: "secrets [key1 key1-724f4471]", note: encryption.NoticeRenamed},
 		"6 both kept":                     {p: "secretbox key1=P", s: "secretbox key1=S", opts: options{Clash: encryption.ClashKeepBoth}, want: "secrets [key1 key1]", note: encryption.NoticeKeptBoth},
 		"7 two names":                     {p: "cbc a=P", s: "cbc b=P", want: "secrets [a b]"},
@@ -46,32 +47,33 @@ func TestMergeVectors(t *testing.T) {
 		"23 kms with two sockets":         {p: "kms2 k@/x", s: "kms2 k@/y", err: encryption.ErrKMS},
 
 		// Further ones.
-		"names that begin another":     {p: "cbc a=P", s: "cbc a:b=S", err: encryption.ErrConflict},
-		"such names, renamed":          {p: "cbc a=P", s: "cbc a:b=S", opts: options{Clash: encryption.ClashRenameStandby}, want: "secrets [a a-b-724f4471]"},
-		"such names, the other way":    {p: "cbc a:b=P", s: "cbc a=S", opts: options{Clash: encryption.ClashRenameStandby}, want: "secrets [a:b a-724f4471]"},
-		"a clash of gcm":               {p: "gcm key1=P", s: "gcm key1=S", err: encryption.ErrConflict},
-		"gcm, both kept":               {p: "gcm key1=P", s: "gcm key1=S", opts: options{Clash: encryption.ClashKeepBoth}, want: "secrets [key1 key1]"},
-		"the new name is taken":        {p: "cbc key1=P key1-724f4471=X", s: "cbc key1=S", opts: options{Clash: encryption.ClashRenameStandby}, want: "secrets [key1 key1-724f4471 key1-724f4471-2]"},
-		"a clash behind a wildcard":    {p: "secrets: cbc k=P", s: "*.*: cbc k=S", err: encryption.ErrConflict},
-		"no clash in other resources":  {p: "secrets: cbc k=P", s: "secrets: identity; configmaps: cbc k=S", want: "secrets [k identity]; configmaps [k identity]", note: encrypts},
-		"repeated entries":             {p: "secrets: cbc a=P; secrets: cbc c=Q", s: "cbc b=S", want: "secrets [a c b]"},
-		"groups":                       {p: "*.apps: cbc a=P", s: "deployments.apps: cbc b=S", want: "deployments.apps [a b]; *.apps [a identity]"},
-		"the core group":               {p: "*.: cbc a=P", s: "secrets: cbc b=S", want: "secrets [a b]; *. [a identity]"},
-		"kms 1":                        {p: "kms1 k, identity", s: "cbc b=S", want: "secrets [k b identity]"},
-		"one kms in both":              {p: "kms2 k, identity", s: "cbc b=S, kms2 k", want: "secrets [k b identity]"},
-		"kms 1 and 2 of one name":      {p: "kms1 k", s: "kms2 k", err: encryption.ErrKMS},
-		"kms, folded into a wildcard":  {p: "*.*: kms2 k, identity", s: "secrets: cbc b=S", want: "*.* [k b identity]"},
-		"kms in two groups":            {p: "*.apps: kms2 k, identity", s: "secrets: kms2 k, identity", err: encryption.ErrKMS},
-		"kms, two writers":             {p: "secrets,configmaps: kms2 k, identity", s: "secrets: cbc b=S", opts: options{Writes: encryption.Standby, Plaintext: encryption.PlaintextKeep}, err: encryption.ErrKMS},
-		"nothing encrypted":            {p: "identity", s: "identity", want: "secrets [identity]"},
-		"identity twice":               {p: "identity, cbc a=P, identity", s: "identity", opts: options{Plaintext: encryption.PlaintextKeep}, want: "secrets [identity a]"},
-		"a writer that nobody has":     {p: "cbc a=P", s: "cbc b=S", opts: options{Writer: encryption.Label{Name: "z"}}, err: encryption.ErrConfig},
-		"a writer of two kinds":        {p: "cbc a=P", s: "gcm a=S", opts: options{Writer: encryption.Label{Name: "a"}}, err: encryption.ErrConfig},
-		"a writer of one of two kinds": {p: "cbc a=P", s: "gcm a=S", opts: options{Writer: encryption.Label{Name: "a", Provider: encryption.AESGCM}}, want: "secrets [gcm:a cbc:a]", kinds: true},
-		"a writer of some resources":   {p: "secrets: cbc a=P; configmaps: cbc c=Q", s: "secrets,configmaps: cbc b=S", opts: options{Writer: encryption.Label{Name: "a"}}, want: "secrets [a b]; configmaps [c b]", note: encryption.NoticeWriter},
-		"a wrong policy":               {p: "cbc a=P", s: "cbc b=S", opts: options{Clash: 9}, err: encryption.ErrConfig},
-		"a wrong role":                 {p: "cbc a=P", s: "cbc b=S", opts: options{Writes: "other"}, err: encryption.ErrConfig},
-		"an invalid standby":           {p: "cbc a=P", s: "a,*.: cbc b=S", err: encryption.ErrInvalid},
+		"names that begin another":      {p: "cbc a=P", s: "cbc a:b=S", err: encryption.ErrConflict},
+		"such names, renamed":           {p: "cbc a=P", s: "cbc a:b=S", opts: options{Clash: encryption.ClashRenameStandby}, want: "secrets [a a-b-724f4471]"},
+		"such names, the other way":     {p: "cbc a:b=P", s: "cbc a=S", opts: options{Clash: encryption.ClashRenameStandby}, want: "secrets [a:b a-724f4471]"},
+		"a clash of gcm":                {p: "gcm key1=P", s: "gcm key1=S", err: encryption.ErrConflict},
+		"gcm, both kept":                {p: "gcm key1=P", s: "gcm key1=S", opts: options{Clash: encryption.ClashKeepBoth}, want: "secrets [key1 key1]"},
+		"the new name is taken":         {p: "cbc key1=P key1-724f4471=X", s: "cbc key1=S", opts: options{Clash: encryption.ClashRenameStandby}, want: "secrets [key1 key1-724f4471 key1-724f4471-2]"},
+		"a clash behind a wildcard":     {p: "secrets: cbc k=P", s: "*.*: cbc k=S", err: encryption.ErrConflict},
+		"no clash in other resources":   {p: "secrets: cbc k=P", s: "secrets: identity; configmaps: cbc k=S", want: "secrets [k identity]; configmaps [k identity]", note: encrypts},
+		"repeated entries":              {p: "secrets: cbc a=P; secrets: cbc c=Q", s: "cbc b=S", want: "secrets [a c b]"},
+		"groups":                        {p: "*.apps: cbc a=P", s: "deployments.apps: cbc b=S", want: "deployments.apps [a b]; *.apps [a identity]"},
+		"the core group":                {p: "*.: cbc a=P", s: "secrets: cbc b=S", want: "secrets [a b]; *. [a identity]"},
+		"kms 1":                         {p: "kms1 k, identity", s: "cbc b=S", want: "secrets [k b identity]"},
+		"one kms in both":               {p: "kms2 k, identity", s: "cbc b=S, kms2 k", want: "secrets [k b identity]"},
+		"kms 1 and 2 of one name":       {p: "kms1 k", s: "kms2 k", err: encryption.ErrKMS},
+		"kms, folded into a wildcard":   {p: "*.*: kms2 k, identity", s: "secrets: cbc b=S", want: "*.* [k b identity]"},
+		"kms in two groups":             {p: "*.apps: kms2 k, identity", s: "secrets: kms2 k, identity", err: encryption.ErrKMS},
+		"keys that kms brings together": {p: "secrets: kms2 k, cbc a=P; configmaps: cbc x=X", s: "secrets,configmaps: kms2 k, cbc b=S, cbc a:y=Q", err: encryption.ErrConflict},
+		"kms, two writers":              {p: "secrets,configmaps: kms2 k, identity", s: "secrets: cbc b=S", opts: options{Writes: encryption.Standby, Plaintext: encryption.PlaintextKeep}, err: encryption.ErrKMS},
+		"nothing encrypted":             {p: "identity", s: "identity", want: "secrets [identity]"},
+		"identity twice":                {p: "identity, cbc a=P, identity", s: "identity", opts: options{Plaintext: encryption.PlaintextKeep}, want: "secrets [identity a]"},
+		"a writer that nobody has":      {p: "cbc a=P", s: "cbc b=S", opts: options{Writer: encryption.Label{Name: "z"}}, err: encryption.ErrConfig},
+		"a writer of two kinds":         {p: "cbc a=P", s: "gcm a=S", opts: options{Writer: encryption.Label{Name: "a"}}, err: encryption.ErrConfig},
+		"a writer of one of two kinds":  {p: "cbc a=P", s: "gcm a=S", opts: options{Writer: encryption.Label{Name: "a", Provider: encryption.AESGCM}}, want: "secrets [gcm:a cbc:a]", kinds: true},
+		"a writer of some resources":    {p: "secrets: cbc a=P; configmaps: cbc c=Q", s: "secrets,configmaps: cbc b=S", opts: options{Writer: encryption.Label{Name: "a"}}, want: "secrets [a b]; configmaps [c b]", note: encryption.NoticeWriter},
+		"a wrong policy":                {p: "cbc a=P", s: "cbc b=S", opts: options{Clash: 9}, err: encryption.ErrConfig},
+		"a wrong role":                  {p: "cbc a=P", s: "cbc b=S", opts: options{Writes: "other"}, err: encryption.ErrConfig},
+		"an invalid standby":            {p: "cbc a=P", s: "a,*.: cbc b=S", err: encryption.ErrInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, s := config(t, v.p), config(t, v.s)
@@ -81,8 +83,8 @@ func TestMergeVectors(t *testing.T) {
 				t.Error("the configurations were changed")
 			}
 			if v.err != nil {
-				if !errors.Is(err, v.err) {
-					t.Fatalf("got %v, want %v", err, v.err)
+				if !errors.Is(err, v.err) || !strings.Contains(err.Error(), v.says) {
+					t.Fatalf("got %v, want %v %s", err, v.err, v.says)
 				}
 				return
 			}

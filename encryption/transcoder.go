@@ -52,7 +52,7 @@ func (t *Transcoder) ID() string { return t.id }
 // Transform returns what an apiserver of the target would store under targetKey for what one of the source has stored under sourceKey. A value that the target would write with the
 // very same key, and can read under its own key of etcd, stays as it is. Values under keys that are of no resource stay as they are unless they are encrypted.
 // It waits for KMS plugins until ctx ends. Errors match ErrUnreadable or ErrUnavailable and hold nothing of the value but its label.
-func (t *Transcoder) Transform(ctx context.Context, sourceKey, targetKey string, value []byte) ([]byte, error) {
+func (t *Transcoder) Transform(ctx context.Context, sourceKey, targetKey string, value []byte) (out []byte, err error) {
 	plain, by, err := t.source.openWaiting(ctx, sourceKey, value)
 	if err != nil {
 		return nil, err
@@ -69,7 +69,11 @@ func (t *Transcoder) Transform(ctx context.Context, sourceKey, targetKey string,
 	if w.same(by.atom) && (!w.bound() || sourceKey == targetKey) {
 		return value, nil
 	}
-	return t.target.Seal(ctx, targetKey, plain)
+	err = t.target.wait(ctx, func() error {
+		out, err = w.seal(ctx, targetKey, plain)
+		return err
+	})
+	return out, err
 }
 
 // Equal reports whether both values hold the same plaintext, each read as its own cluster reads it. Which key the target's value was written with does not matter:

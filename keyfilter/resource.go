@@ -13,7 +13,9 @@ func Resource(prefix string) (func(key string) (group, resource string, known bo
 		if p.scope != Namespaced && p.scope != Cluster {
 			return "", "", false
 		}
-		k := p.key(norm, []byte(key))
-		return k.Group, k.Resource, k.GroupKnown
+		if p.entry != nil {
+			return p.entry.group, p.entry.resource, true
+		}
+		return string(p.group), string(p.resource), len(p.group) > 0
 	}, nil
 }
