@@ -7,6 +7,7 @@
 //   - [github.com/understudy-dr/understudy/drcheck]: comparison of both sides during traffic, with reasons; repair; what a standby tells of a dead primary.
 //   - [github.com/understudy-dr/understudy/failover]: the switch of roles as a plan: dry-run, approved, journaled, resumable after a crash, undone up to a point of no return.
 //   - [github.com/understudy-dr/understudy/keyfilter]: the grammar of Kubernetes keys in etcd, and rules that say which of them are mirrored, and why.
+//   - [github.com/understudy-dr/understudy/encryption]: two clusters' encryption at rest: transcoding between them, or one merged configuration and its roll-out; audit, relabelling.
 //
 // They do not depend on one another: a mirror and a check take any func([]byte) bool as its filter, and keyfilter provides one.
 //

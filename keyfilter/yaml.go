@@ -10,9 +10,10 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/understudy-dr/understudy/internal/yamldoc"
 )
 
 // maxFileSize bounds what Load reads. A filter is a few kilobytes.
@@ -72,45 +73,13 @@ func (c Config) YAML() ([]byte, error) {
 	return text, nil
 }
 
-// checkText refuses what a YAML parser would accept silently: nothing at all, and more than one document, of which it
-// would read the first.
+// checkText refuses what a YAML parser would accept silently.
 func checkText(text []byte) error {
-	switch {
-	case len(text) > maxFileSize:
+	if len(text) > maxFileSize {
 		return &ConfigError{Problem: fmt.Sprintf("the file is larger than %d bytes", maxFileSize), Hint: "use globs, or generate the Config in Go"}
-	case !utf8.Valid(text):
-		return &ConfigError{Problem: "the file is not UTF-8", Hint: "save it as UTF-8"}
 	}
-	text = bytes.TrimPrefix(text, []byte("\ufeff"))
-	content, ended := false, false
-	for i, line := range strings.Split(string(text), "\n") {
-		line = strings.TrimSuffix(line, "\r")
-		if j := strings.IndexAny(line, "\r\u0085\u2028\u2029"); j >= 0 {
-			// YAML 1.1 takes these for line breaks, and editors do not show them.
-			return &ConfigError{Line: i + 1, Problem: "a line break other than LF or CRLF", Hint: "replace it"}
-		}
-		rest, marker := "", false
-		if len(line) >= 3 && (line[:3] == "---" || line[:3] == "...") && (len(line) == 3 || line[3] == ' ' || line[3] == '\t') {
-			rest, marker = strings.TrimSpace(line[3:]), true
-		}
-		switch {
-		case marker && line[0] == '-' && (content || ended):
-			return &ConfigError{Line: i + 1, Problem: "a second YAML document starts", Hint: "put one filter into one file"}
-		case marker && line[0] == '.':
-			ended = true
-		case marker:
-			content = true // an empty document counts: a second one behind it is still a second one
-		default:
-			rest = strings.TrimSpace(line)
-		}
-		if rest != "" && rest[0] != '#' {
-			if ended {
-				return &ConfigError{Line: i + 1, Problem: "text behind the end of the YAML document", Hint: "remove it"}
-			}
-			if marker || line[0] != '%' { // a directive comes before the document
-				content = true
-			}
-		}
+	if p := yamldoc.Check(text); p != nil {
+		return &ConfigError{Line: p.Line, Problem: p.Detail, Hint: p.Hint}
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/drcheck"
+	"github.com/understudy-dr/understudy/etcdmirror"
 	"github.com/understudy-dr/understudy/examples/internal/connect"
 	"github.com/understudy-dr/understudy/examples/internal/mirrorflags"
 	"github.com/understudy-dr/understudy/examples/internal/program"
@@ -22,8 +23,9 @@ import (
 type checkFlags struct {
 	settings *connect.Settings
 	mirrorflags.Sides
-	keys *mirrorflags.Keys
-	name string
+	keys       *mirrorflags.Keys
+	encryption *mirrorflags.Encryption
+	name       string
 
 	mode, output mirrorflags.Choice
 	limit        int
@@ -40,7 +42,7 @@ func newFlags(limit int) *checkFlags {
 		mode:   mirrorflags.Choice{Words: []string{string(drcheck.Content), string(drcheck.KeysOnly)}},
 		output: mirrorflags.Choice{Words: []string{"text", "json"}}}
 	mirrorflags.FileOfRun(f.settings)
-	f.Sides, f.keys = mirrorflags.NewSides(f.settings), mirrorflags.NewKeys(f.settings)
+	f.Sides, f.keys, f.encryption = mirrorflags.NewSides(f.settings), mirrorflags.NewKeys(f.settings), mirrorflags.NewEncryption(f.settings)
 	fs := f.settings.Flags
 	mirrorflags.NameVar(f.settings, &f.name)
 	fs.Var(&f.mode, "mode", "what is compared, `content|keys`: keys and values, or keys alone")
@@ -54,7 +56,7 @@ func newFlags(limit int) *checkFlags {
 }
 
 // config checks everything that can be checked without contacting an etcd.
-func (f *checkFlags) config() (drcheck.Config, error) {
+func (f *checkFlags) config(c program.Console) (drcheck.Config, error) {
 	cfg := drcheck.Config{Name: f.name, Prefix: f.keys.SourcePrefix(), AllKeys: f.keys.AllKeys, TargetPrefix: f.keys.TargetPrefix, StripPrefix: f.keys.StripPrefix,
 		Mode: drcheck.Mode(f.mode.String()), AcceptMadeAtTarget: f.accept, Settle: f.settle, Limit: f.limit}
 	errs := []error{f.Sides.Check(), f.keys.Check()}
@@ -77,12 +79,21 @@ func (f *checkFlags) config() (drcheck.Config, error) {
 	if filter != nil {
 		cfg.Keep, cfg.KeepID, cfg.Skip, cfg.Resource = filter.Match, filter.Hash(), f.keys.Skip(filter), mirrorflags.Resource(filter)
 	}
+	if err := f.encryption.Load(f.keys, filter, logTo(c)); err != nil {
+		errs = append(errs, err)
+	}
+	f.encryption.Apply(f.keys, &etcdmirror.Config{}, &cfg)
 	// New contacts nothing, so clients without a connection do for a check.
 	unconnected := clientv3.NewCtxClient(context.Background())
 	if _, err := drcheck.New(unconnected, unconnected, cfg); err != nil {
 		errs = append(errs, mirrorflags.InSettings(err, f.settings))
 	}
 	return cfg, errors.Join(errs...)
+}
+
+// logTo logs what an operator should know.
+func logTo(c program.Console) *slog.Logger {
+	return slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
 // session is a checker with its connections.
@@ -93,7 +104,7 @@ type session struct {
 
 // open connects to both sides.
 func (f *checkFlags) open(ctx context.Context, c program.Console, cfg drcheck.Config) (*session, error) {
-	log := slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := logTo(c)
 	source, target, err := f.Dial(ctx, log)
 	if err != nil {
 		return nil, err
@@ -137,7 +148,8 @@ func runCheck(ctx context.Context, c program.Console, args []string) error {
 	if err := f.settings.Parse(args, os.LookupEnv); err != nil {
 		return err
 	}
-	cfg, err := f.config()
+	defer f.encryption.Close()
+	cfg, err := f.config(c)
 	if err != nil {
 		return err
 	}

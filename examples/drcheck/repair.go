@@ -113,7 +113,8 @@ func runRepair(ctx context.Context, c program.Console, args []string) error {
 	if err := f.settings.Parse(args, os.LookupEnv); err != nil {
 		return err
 	}
-	cfg, err := f.config()
+	defer f.encryption.Close()
+	cfg, err := f.config(c)
 	opts, optsErr := f.options()
 	if err := errors.Join(err, optsErr); err != nil {
 		return err

@@ -242,7 +242,7 @@ func TestScheduledChecks(t *testing.T) {
 		if err := f.Settings.Parse(p.args("run", "--http-listen", loopback(t), "--replica", name, "--check-interval", "10s")[1:], func(string) (string, bool) { return "", false }); err != nil {
 			t.Fatal(err)
 		}
-		cfg, check, err := f.Config()
+		cfg, check, err := f.Config(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -299,7 +299,7 @@ func TestCheckConfig(t *testing.T) {
 	if err := f.Settings.Parse(args, func(string) (string, bool) { return "", false }); err != nil {
 		t.Fatal(err)
 	}
-	cfg, check, err := f.Config()
+	cfg, check, err := f.Config(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -205,7 +205,7 @@ func TestEngineSettings(t *testing.T) {
 		if err := f.Settings.Parse(tc.args, lookup); err != nil {
 			t.Fatal(err)
 		}
-		cfg, _, err := f.Config()
+		cfg, _, err := f.Config(nil)
 		if err != nil {
 			t.Fatal(err)
 		}

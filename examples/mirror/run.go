@@ -21,7 +21,9 @@ func runMirror(ctx context.Context, c program.Console, args []string) error {
 	if err := f.Settings.Parse(args, os.LookupEnv); err != nil {
 		return err
 	}
-	cfg, check, err := f.Config()
+	defer context.AfterFunc(ctx, f.Encryption.Close)()
+	defer f.Encryption.Close()
+	cfg, check, err := f.Config(f.Logger(newScreen(c.Err)))
 	if err != nil {
 		return err
 	}
@@ -41,6 +43,7 @@ func runWith(ctx context.Context, c program.Console, f *mirrorflags.Run, cfg etc
 	}
 	defer source.Close()
 	defer target.Close()
+	f.Encryption.Warn(log)
 
 	r := newReporter(log, screen, cfg.Name)
 	events := monitor.NewEvents()

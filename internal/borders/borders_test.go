@@ -122,12 +122,17 @@ func TestBorders(t *testing.T) {
 	if want := "go.etcd.io/etcd/client/v3"; !slices.Contains(module.graph[module.module+"/internal/kvstream"], want) {
 		t.Errorf("the go tool does not show that internal/kvstream imports %s", want)
 	}
-	for _, name := range []string{"etcdmirror", "keyfilter"} {
+	for _, name := range []string{"etcdmirror", "keyfilter", "drcheck", "encryption"} {
 		if len(module.graph[module.module+"/"+name]) == 0 {
 			t.Errorf("the go tool does not show package %s", name)
 		}
 		if !slices.ContainsFunc(module.files, func(f file) bool { return f.dir() == name && f.shipped() && len(f.imports) > 0 }) {
 			t.Errorf("no file of package %s was read", name)
+		}
+	}
+	for dir, want := range map[string]bool{"encryption": true, "etcdmirror": false, "drcheck": false, "keyfilter": false, "internal/kvstream": false, "internal/kubemeta": false} {
+		if got := module.reaches(dir, "k8s.io/apiserver"); got != want {
+			t.Errorf("%s brings k8s.io/apiserver into a build: %v, want %v", dir, got, want)
 		}
 	}
 	for name, check := range map[string]func() []string{

@@ -40,7 +40,7 @@ var heavy = []struct {
 	prefixes []string
 	allowed  []string
 }{
-	{[]string{"k8s.io/apiserver", "k8s.io/client-go"}, []string{"encryption", "failover/steps/kube", "internal/testutil"}},
+	{[]string{"k8s.io/apiserver", "k8s.io/client-go", "k8s.io/component-base", "k8s.io/kms"}, []string{"encryption", "failover/steps/kube", "internal/testutil", "examples/encryption"}},
 	{[]string{"github.com/prometheus"}, []string{"examples"}},
 	{[]string{"go.etcd.io/etcd/server"}, []string{"internal/testutil", "internal/bench"}},
 }
@@ -126,6 +126,11 @@ func (t *tree) checkDependencies() (violations []string) {
 		}
 	}
 	return violations
+}
+
+// reaches reports whether a package, by folder, brings packages below a path into a build.
+func (t *tree) reaches(dir, parent string) bool {
+	return slices.ContainsFunc(t.chains(t.module+"/"+dir), func(chain []string) bool { return below(chain[len(chain)-1], parent) })
 }
 
 // chains gives, for each import on the way to everything that root needs, a shortest way there. A package has more than one if several import it.

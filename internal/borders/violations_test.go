@@ -36,6 +36,8 @@ func TestForbiddenImportsAreFound(t *testing.T) {
 		shipped("doc.go", "m/internal/testutil"),
 		shipped("failover/steps/a_windows.go", "k8s.io/client-go/kubernetes"),
 		shipped("internal/kubemeta/a.go", "k8s.io/apiserver"),
+		shipped("examples/mirror/a.go", "k8s.io/apiserver/pkg/storage/value"),
+		shipped("drcheck/a.go", "k8s.io/kms/apis/v2"),
 		shipped("drcheck/a.go", "github.com/prometheus/client_golang/prometheus"),
 		shipped("internal/kvstream/a.go", "go.etcd.io/etcd/server/v3/embed"),
 	} {
@@ -46,6 +48,7 @@ func TestForbiddenImportsAreFound(t *testing.T) {
 		shipped("etcdmirror/a.go", "context", "m", "m/internal/kvstream", "m/etcdmirror/part", "go.etcd.io/etcd/client/v3"),
 		shipped("doc.go", "m/etcdmirror"),
 		shipped("encryption/a.go", "k8s.io/apiserver/pkg/storage/value"),
+		shipped("encryption/kms.go", "k8s.io/kms/pkg/service"),
 		shipped("failover/steps/kube/a.go", "k8s.io/client-go/kubernetes", "m/failover"),
 		shipped("examples/mirror/demo.go", "m/etcdmirror", "m/keyfilter", "m/internal/testutil/embedetcd"),
 		shipped("examples/mirror/metrics.go", "github.com/prometheus/client_golang/prometheus"),

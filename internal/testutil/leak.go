@@ -3,7 +3,6 @@ package testutil
 import (
 	"fmt"
 	"os"
-	"testing"
 	"time"
 
 	"go.uber.org/goleak"
@@ -13,8 +12,8 @@ import (
 // cluster live until their read timeout of 5 seconds; goleak alone waits for less.
 const leakGrace = 15 * time.Second
 
-// Main runs the tests of a package and fails when goroutines are left over. Call it from TestMain; it does not return.
-func Main(m *testing.M, opts ...goleak.Option) {
+// Main runs the tests of a package, a *testing.M, and fails when goroutines are left over. Call it from TestMain; it does not return.
+func Main(m interface{ Run() int }, opts ...goleak.Option) {
 	code := m.Run()
 	if code == 0 {
 		if err := waitNoLeaks(leakGrace, opts...); err != nil {

@@ -87,6 +87,8 @@ func otherMirror(detail string, settings *connect.Settings, source *connect.Side
 		return settings.Where("no-rules")
 	case strings.HasPrefix(what, "KeepID"):
 		return settings.Where("rules")
+	case strings.HasPrefix(what, "transformation"):
+		return settings.Where(sourceEncryption) + ", " + settings.Where(targetEncryption)
 	}
 	return settings.Where("name") + ", " + source.Where("endpoints")
 }

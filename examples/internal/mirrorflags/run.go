@@ -26,8 +26,9 @@ const (
 type Run struct {
 	Settings *connect.Settings
 	Sides
-	Keys *Keys
-	Name string
+	Keys       *Keys
+	Encryption *Encryption
+	Name       string
 
 	surplus, leftFilter Choice
 	unchecked           bool
@@ -70,7 +71,7 @@ func NewRun() *Run {
 		logLevel:   Choice{Words: []string{"info", "debug", "warn", "error"}},
 		checkMode:  Choice{Words: []string{string(drcheck.Content), string(drcheck.KeysOnly)}},
 	}
-	f.Sides, f.Keys = NewSides(f.Settings), NewKeys(f.Settings)
+	f.Sides, f.Keys, f.Encryption = NewSides(f.Settings), NewKeys(f.Settings), NewEncryption(f.Settings)
 	fs := f.Settings.Flags
 	fs.String("config", "", "YAML `file` with these settings")
 	NameVar(f.Settings, &f.Name)
@@ -109,8 +110,8 @@ func (f *Run) defineMonitoring() {
 	fs.BoolVar(&f.checkAccept, "check-accept-made-at-target", false, "keys that the target's own cluster made are no difference to the comparison and /check")
 }
 
-// Config checks everything that can be checked without contacting an etcd. check is for comparisons of what the mirror carries.
-func (f *Run) Config() (cfg etcdmirror.Config, check drcheck.Config, err error) {
+// Config checks everything that can be checked without contacting an etcd. check is for comparisons of what the mirror carries. log is told when a KMS plugin does not answer.
+func (f *Run) Config(log *slog.Logger) (cfg etcdmirror.Config, check drcheck.Config, err error) {
 	cfg = etcdmirror.Config{Name: f.Name, Prefix: f.Keys.SourcePrefix(), AllKeys: f.Keys.AllKeys, TargetPrefix: f.Keys.TargetPrefix, StripPrefix: f.Keys.StripPrefix,
 		Unchecked: f.unchecked, MaxTxnOps: f.maxTxnOps, InFlight: f.inFlight, CatchUpWatches: f.catchUpWatches,
 		RepairDelay: f.repairDelay, RepairLimit: f.repairLimit, Deletions: f.deletions, Replica: f.replica, SessionTTL: f.sessionTTL}
@@ -143,13 +144,17 @@ func (f *Run) Config() (cfg etcdmirror.Config, check drcheck.Config, err error) 
 	if filter != nil {
 		cfg.Keep, cfg.KeepID, cfg.Skip = filter.Match, filter.Hash(), f.Keys.Skip(filter)
 	}
+	if err := f.Encryption.Load(f.Keys, filter, log); err != nil {
+		errs = append(errs, err)
+	}
+	f.Encryption.Apply(f.Keys, &cfg, &check)
 	// New contacts nothing, so clients without a connection do for a check.
 	unconnected := clientv3.NewCtxClient(context.Background())
 	if _, err := etcdmirror.New(unconnected, unconnected, cfg); err != nil {
 		errs = append(errs, InSettings(err, f.Settings))
 	}
 	check = drcheck.Config{Name: cfg.Name, Prefix: cfg.Prefix, AllKeys: cfg.AllKeys, TargetPrefix: cfg.TargetPrefix, StripPrefix: cfg.StripPrefix,
-		Keep: cfg.Keep, KeepID: cfg.KeepID, Skip: cfg.Skip, Transform: cfg.Transform, Resource: Resource(filter),
+		Keep: cfg.Keep, KeepID: cfg.KeepID, Skip: cfg.Skip, Transform: check.Transform, OpenSource: check.OpenSource, OpenTarget: check.OpenTarget, Resource: Resource(filter),
 		Mode: drcheck.Mode(f.checkMode.String()), AcceptMadeAtTarget: f.checkAccept}
 	return cfg, check, errors.Join(errs...)
 }

@@ -1,0 +1,6 @@
+//go:build race
+
+package encryption_test
+
+// raceDetector makes everything several times as slow.
+const raceDetector = true
