@@ -314,14 +314,14 @@ func (m *merger) merge() (*table, error) {
 	return t, nil
 }
 
-// checkLists refuses lists in which keys take each other's values, unless they do so in one of the clusters already. Lists that share a KMS provider may bring them together.
+// checkLists refuses lists in which keys take each other's values, unless they do so in one of the clusters already, in the same order. Lists that share a KMS provider may bring them together.
 func (m *merger) checkLists(t *table) error {
 	for _, s := range t.specs {
 		l := t.lists[s]
 		for i, a := range l {
 			for _, b := range l[i+1:] {
 				p, q := m.p.lookup(s), m.s.lookup(s)
-				if a.same(b) || !a.overlaps(b) || a.authenticated() && b.authenticated() || p.has(a) && p.has(b) || q.has(a) && q.has(b) {
+				if !a.spoils(b) || (p.precedes(a, b) || q.precedes(a, b)) && !p.precedes(b, a) && !q.precedes(b, a) {
 					continue
 				}
 				return &Error{Kind: ErrConflict, Detail: fmt.Sprintf("%s: %s and %s come into one list, where they take each other's values", showSpec(s), a, b),

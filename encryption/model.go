@@ -154,6 +154,17 @@ func (l list) identityLast() list {
 	return out
 }
 
+// precedes reports whether a comes before b, both being there.
+func (l list) precedes(a, b atom) bool {
+	i, j := slices.IndexFunc(l, a.same), slices.IndexFunc(l, b.same)
+	return i >= 0 && j >= 0 && i < j
+}
+
+// spoils reports whether a, tried first, could take a value of b for its own and make garbage of it.
+func (a atom) spoils(b atom) bool {
+	return !a.same(b) && a.overlaps(b) && !(a.authenticated() && b.authenticated())
+}
+
 // labels are those of the atoms, each once.
 func (l list) labels() (labels []Label) {
 	for _, a := range l {

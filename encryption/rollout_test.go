@@ -73,6 +73,10 @@ func TestPlanRollout(t *testing.T) {
 			want: "stop-mirror > add p{secrets [k k]} s{secrets [k k]} > start-mirror > promote-standby s{secrets [k k]}"},
 		"kms": {p: "secrets,configmaps: kms2 k@SOCKET, identity", s: "secrets: cbc b=S", want: "stop-mirror > add p{secrets,configmaps [k b identity]} s{secrets [b identity]; configmaps [identity b]}" +
 			" > promote s{secrets,configmaps [b identity]} > add-2 s{secrets,configmaps [b k identity]} > start-mirror > promote-standby s{secrets,configmaps [k b identity]}"},
+		"keys of the standby that take each other's values keep their order": {p: "secrets: cbc k=A", s: "secrets: cbc k=B; configmaps: cbc k=B k=C", opts: rename,
+			want: "stop-mirror > alias-add s{secrets [k k-0b55b03b]; configmaps [k k k-0b55b03b]} > alias-promote s{secrets [k-0b55b03b k]; configmaps [k-0b55b03b k k]} > relabel > audit > compaction" +
+				" > add p{secrets [k k-0b55b03b]; configmaps [identity k-0b55b03b k]} s{secrets [k-0b55b03b k]; configmaps [k-0b55b03b k identity]}" +
+				" > promote p{secrets [k k-0b55b03b]; configmaps [k-0b55b03b k identity]} > start-mirror > promote-standby s{secrets [k k-0b55b03b]; configmaps [k-0b55b03b k identity]}"},
 		"a clash": {p: "cbc key1=P", s: "cbc key1=S", err: encryption.ErrConflict},
 		"a drop of a twin": {p: "secretbox k=P", s: "secretbox k=S", opts: encryption.MergeOptions{Clash: encryption.ClashKeepBoth}, drop: true, want: "stop-mirror > add p{secrets [k k]} s{secrets [k k]} > start-mirror" +
 			" > promote-standby s{secrets [k k]} > rewrite > audit-drop > compaction-drop > drop p{secrets [k]} s{secrets [k]}"},

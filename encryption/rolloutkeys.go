@@ -32,15 +32,15 @@ func (b *planner) rename() error {
 		return l.identityLast()
 	})
 	promoted.each(func(_ spec, l list) list {
-		var front, back list
+		// Each before its old name, so that keys that take each other's values keep their order.
+		var out list
 		for _, a := range l {
 			if n, ok := alias(a); ok {
-				front, back = append(front, n), append(back, a)
-			} else {
-				front = append(front, a)
+				out = append(out, n)
 			}
+			out = append(out, a)
 		}
-		return append(front, back...).identityLast()
+		return out.identityLast()
 	})
 	for _, step := range []struct {
 		name string

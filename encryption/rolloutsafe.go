@@ -155,7 +155,7 @@ func (b *planner) safe(role Role, old, new *table) error {
 		}
 		for i, a := range after {
 			for _, c := range after[i+1:] {
-				if !a.same(c) && a.overlaps(c) && !(a.authenticated() && c.authenticated()) && !b.together(s, a, c) {
+				if a.spoils(c) && (!b.together(s, a, c) || !before.precedes(a, c) && b.stored(role, s).has(c)) {
 					return bad("%s and %s would take each other's values", a, c)
 				}
 			}
