@@ -39,6 +39,7 @@ fuzz:
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzCompareObjects$$' -fuzztime $(FUZZTIME) ./drcheck/
 	go test -run '^$$' -fuzz '^FuzzMatch$$' -fuzztime $(FUZZTIME) ./keyfilter/
 	go test -run '^$$' -fuzz '^FuzzKeyValues$$' -fuzztime $(FUZZTIME) ./internal/kvstream/
+	for f in FuzzParse FuzzMerge FuzzTranscode FuzzVerifyLoaded; do go test -run '^$$' -fuzzminimizetime 200x -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./encryption/ || exit 1; done
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzParseJournal$$' -fuzztime $(FUZZTIME) ./failover/
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzReplay$$' -fuzztime $(FUZZTIME) ./failover/
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzParseDecision$$' -fuzztime $(FUZZTIME) ./failover/
