@@ -25,7 +25,7 @@ const (
 	DefaultBatchOps           = 512
 	DefaultBatchBytes         = 1 << 20
 	DefaultInFlight           = 4
-	DefaultBufferBytes        = 32 << 20
+	DefaultBufferBytes        = 16 << 20
 	DefaultCatchUpWatches     = 16
 	DefaultMergeBehind        = 64
 	DefaultMergeAfter         = 100 * time.Millisecond
@@ -118,7 +118,7 @@ type Config struct {
 	BufferBytes int
 	// CatchUpWatches is how many watches of the source read a backlog side by side; 0 is DefaultCatchUpWatches, 1 leaves it to a single one.
 	// A source serves a watch that is behind 10,000 revisions per second at most, and reads its whole log from there for every thousand of them: more watches are less
-	// work for it in all, and more at once. Fewer are opened where values are large, so that what they bring stays within BufferBytes.
+	// work for it in all, and more at once. Fewer are opened where values are large, so that what they bring stays within twice BufferBytes.
 	CatchUpWatches int
 	// MergeBehind is how many source revisions must wait before the tail merges them as a bulk phase does; 0 is DefaultMergeBehind.
 	// Below that, no two keys of one resource get the same target revision, so that clients of the target can resume their watches (unless the source changed them in one transaction).

@@ -32,6 +32,9 @@ type lane struct {
 // minStep is how many revisions a watch is for at least: what a server gives in one turn where every revision counts, less what comes twice.
 const minStep = 800
 
+// catchUpRoom is how many times the buffer of one watch all others together may take.
+const catchUpRoom = 2
+
 // run delivers to out until a watch ends.
 func (l *lane) run(ctx context.Context, out chan<- revision) error {
 	l.leader.Store(l.s.watch(ctx, l.keys, l.s.from, l.room))
@@ -98,10 +101,10 @@ func (l *lane) spread(ctx context.Context) {
 	}
 	// The next answer goes on about as far as the last one: so that it shows that it has passed the beginning of the next watch, that begins a little before.
 	step := max(reach*4/5, minStep)
-	// Each watch has room for a whole answer, or it would stay.
-	room := int(tip.weight.Load()) * 5 / 4
-	watches := min(l.watches, max(2, l.room/max(room, 1)))
-	if len(l.ahead) > watches/2 {
+	// Each watch has room for a whole answer, or it would stay. Where values are so large that not even two have it, one watch does.
+	room := max(int(tip.weight.Load())*5/4, 1)
+	watches := min(l.watches, catchUpRoom*l.room/room)
+	if watches < 2 || len(l.ahead) > watches/2 {
 		return
 	}
 	for len(l.ahead) < watches-1 {
