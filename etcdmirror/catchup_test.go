@@ -32,15 +32,15 @@ func (w *watches) option() grpc.DialOption {
 
 // A backlog that one watch would get in many turns is read by several, and joined again without a gap, whatever its revisions hold and however many of them take part.
 func TestABacklogIsReadBySeveralWatches(t *testing.T) {
-	const revisions = 4000
 	for name, c := range map[string]struct {
 		cfg   etcdmirror.Config
-		other int // of 10 revisions, so many do not take part
+		other int // of 10 revisions, so many do not take part; negative: only in the first half
 		least int64
 		most  int64
 	}{
 		"all keys take part":     {etcdmirror.Config{}, 0, 3, 40},
 		"few keys take part":     {etcdmirror.Config{}, 6, 2, 40},
+		"few first, then all":    {etcdmirror.Config{}, -8, 2, 40}, // an answer falls short of where the next watch began
 		"one watch":              {etcdmirror.Config{CatchUpWatches: 1}, 0, 1, 1},
 		"ranges between skipped": {etcdmirror.Config{Watch: etcdmirror.WatchKept, Skip: []string{"/registry/leases/", "/registry/events/"}}, 2, 3, 60},
 	} {
@@ -63,15 +63,25 @@ func TestABacklogIsReadBySeveralWatches(t *testing.T) {
 			p.sync(r)
 			r.stop()
 
+			revisions := 4000
+			others := []string{"/registry/leases", "/registry/events", "/other"}
+			if c.other < 0 {
+				revisions = 12_000
+				others = others[2:] // outside of the prefix, so that answers have none of them
+			}
 			var g errgroup.Group
 			const writers = 16
 			for i := range writers {
 				g.Go(func() error {
 					rng := rand.New(rand.NewPCG(uint64(i), 3))
 					for n := range revisions / writers {
+						other := c.other
+						if other < 0 && n < revisions/writers/2 {
+							other = -other
+						}
 						key := func() string {
-							if rng.IntN(10) < c.other {
-								return fmt.Sprintf("%s/%d", []string{"/registry/leases", "/registry/events", "/other"}[rng.IntN(3)], rng.IntN(50))
+							if rng.IntN(10) < other {
+								return fmt.Sprintf("%s/%d", others[rng.IntN(len(others))], rng.IntN(50))
 							}
 							return fmt.Sprintf("/registry/%s/ns/%d", []string{"configmaps", "pods", "secrets"}[rng.IntN(3)], rng.IntN(200))
 						}
