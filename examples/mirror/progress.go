@@ -2,13 +2,8 @@ package main
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"strconv"
-	"sync"
 	"time"
-
-	"golang.org/x/term"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
 )
@@ -16,78 +11,12 @@ import (
 // progressInterval is how often the progress line is drawn.
 const progressInterval = 200 * time.Millisecond
 
-// screen is standard error: log lines, and on a terminal below them one line that is drawn again and again.
-type screen struct {
-	w        io.Writer
-	terminal bool
-	width    func() int // of the terminal in columns; 0: not known
-
-	mu   sync.Mutex
-	line string
-}
-
-func newScreen(w io.Writer) *screen {
-	s := &screen{w: w, width: func() int { return 0 }}
-	if f, ok := terminal(w); ok {
-		s.terminal = true
-		s.width = func() int {
-			columns, _, err := term.GetSize(int(f.Fd()))
-			if err != nil {
-				return 0
-			}
-			return columns
-		}
-	}
-	return s
-}
-
-// terminal reports whether w is one.
-func terminal(w io.Writer) (*os.File, bool) {
-	f, ok := w.(*os.File)
-	return f, ok && term.IsTerminal(int(f.Fd()))
-}
-
-const clearLine = "\r\x1b[K"
-
-// Write writes log lines above the progress line.
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.line == "" {
-		return s.w.Write(p)
-	}
-	if _, err := io.WriteString(s.w, clearLine); err != nil {
-		return 0, err
-	}
-	n, err := s.w.Write(p)
-	if err == nil {
-		_, err = io.WriteString(s.w, s.line)
-	}
-	return n, err
-}
-
-// show replaces the progress line; "" removes it. Without a terminal it does nothing.
-func (s *screen) show(line string) {
-	if !s.terminal {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if columns := s.width(); columns > 0 && len(line) >= columns {
-		line = line[:columns-1]
-	}
-	if line != s.line {
-		s.line = line
-		_, _ = io.WriteString(s.w, clearLine+line) // the log shows whether standard error works
-	}
-}
-
 // tickers are the two clocks of a run.
 type tickers struct{ log, progress *time.Ticker }
 
 func (r *reporter) ticks(logInterval time.Duration) tickers {
 	t := tickers{time.NewTicker(logInterval), time.NewTicker(progressInterval)}
-	if !r.screen.terminal {
+	if !r.screen.Terminal {
 		t.progress.Stop()
 	}
 	return t

@@ -2,14 +2,13 @@ package main
 
 import (
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
 	"github.com/understudy-dr/understudy/examples/internal/mirrorflags"
+	"github.com/understudy-dr/understudy/examples/internal/screen"
 )
 
 func TestProgressLine(t *testing.T) {
@@ -36,7 +35,7 @@ func TestProgressLine(t *testing.T) {
 
 // The line appears while a copy is under way and only then; a new round measures anew.
 func TestProgressOfACopy(t *testing.T) {
-	r := newReporter(slog.New(slog.DiscardHandler), newScreen(&buffer{}), mirrorflags.DefaultName)
+	r := newReporter(slog.New(slog.DiscardHandler), screen.New(&buffer{}), mirrorflags.DefaultName)
 	s := etcdmirror.Status{State: etcdmirror.StateBaseCopy}
 	if got := r.progress(noon, s); got != "" {
 		t.Errorf("before the copy: %q", got)
@@ -85,41 +84,6 @@ func TestMeter(t *testing.T) {
 	}
 }
 
-func TestScreen(t *testing.T) {
-	var out buffer
-	s := newScreen(&out)
-	s.show("unseen")
-	if _, err := s.Write([]byte("log 1\n")); err != nil {
-		t.Fatal(err)
-	}
-	if got := out.String(); got != "log 1\n" || s.terminal {
-		t.Fatalf("without a terminal: %q", got)
-	}
-	s.terminal, s.width = true, func() int { return 10 }
-	s.show("12345")
-	s.show("12345")
-	if _, err := s.Write([]byte("log 2\n")); err != nil {
-		t.Fatal(err)
-	}
-	s.show("1234567890")
-	s.show("")
-	if _, err := s.Write([]byte("log 3\n")); err != nil {
-		t.Fatal(err)
-	}
-	want := "log 1\n" + "\r\x1b[K12345" + "\r\x1b[Klog 2\n12345" + "\r\x1b[K123456789" + "\r\x1b[K" + "log 3\n"
-	if got := out.String(); got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	file, err := os.Create(filepath.Join(t.TempDir(), "f"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	if newScreen(file).terminal {
-		t.Error("a file is taken for a terminal")
-	}
-}
-
 func TestThousands(t *testing.T) {
 	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", -1234567: "-1,234,567", 100000: "100,000", -100: "-100"} {
 		if got := thousands(n); got != want {
@@ -131,7 +95,7 @@ func TestThousands(t *testing.T) {
 // Changes of state are logged once each, at a level that fits, and a flapping tail does not fill the log.
 func TestStatesAreLogged(t *testing.T) {
 	var out buffer
-	r := newReporter(slog.New(slog.NewTextHandler(&out, nil)), newScreen(&out), mirrorflags.DefaultName)
+	r := newReporter(slog.New(slog.NewTextHandler(&out, nil)), screen.New(&out), mirrorflags.DefaultName)
 	for _, info := range []etcdmirror.StateInfo{
 		{State: etcdmirror.StateStarting}, {State: etcdmirror.StateBaseCopy}, {State: etcdmirror.StateTail}, {State: etcdmirror.StateCatchingUp}, {State: etcdmirror.StateTail},
 		{State: etcdmirror.StateWaiting, Reason: "source: gone"}, {State: etcdmirror.StateTail}, {State: etcdmirror.StateStopped, Reason: "told by Run"},
@@ -153,7 +117,7 @@ func TestStatesAreLogged(t *testing.T) {
 // What others do at the target is logged, but a controller that deletes everything does not fill the log.
 func TestDriftIsLogged(t *testing.T) {
 	var out buffer
-	r := newReporter(slog.New(slog.NewTextHandler(&out, nil)), newScreen(&out), "m")
+	r := newReporter(slog.New(slog.NewTextHandler(&out, nil)), screen.New(&out), "m")
 	hooks := r.hooks()
 	hooks.Drift(etcdmirror.DriftInfo{Key: "/registry/a", Kind: etcdmirror.DriftChanged, TargetRevision: 7})
 	hooks.Drift(etcdmirror.DriftInfo{Key: "/registry/a", Kind: etcdmirror.DriftRepaired, TargetRevision: 8})

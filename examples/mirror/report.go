@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/etcdmirror"
+	"github.com/understudy-dr/understudy/examples/internal/screen"
 )
 
 // reporter tells the log and the terminal what a mirror does.
 type reporter struct {
 	log       *slog.Logger
-	screen    *screen
+	screen    *screen.Screen
 	name      string        // of the mirror
 	following chan struct{} // closed when the tail begins
 
@@ -31,7 +32,7 @@ type reporter struct {
 // driftLines bounds how many of these keys are logged between two status lines: a controller may delete a namespace's worth at once.
 const driftLines = 20
 
-func newReporter(log *slog.Logger, screen *screen, name string) *reporter {
+func newReporter(log *slog.Logger, screen *screen.Screen, name string) *reporter {
 	return &reporter{log: log, screen: screen, name: name, following: make(chan struct{}), state: etcdmirror.StateIdle}
 }
 
@@ -80,7 +81,7 @@ func (r *reporter) changed(info etcdmirror.StateInfo) {
 	}
 	r.mu.Unlock()
 	if info.State == etcdmirror.StateTail {
-		r.screen.show("") // the copy is over
+		r.screen.Show() // the copy is over
 	}
 	follows := func(s etcdmirror.State) bool {
 		return s == etcdmirror.StateTail || s == etcdmirror.StateCatchingUp

@@ -12,6 +12,7 @@ import (
 	"github.com/understudy-dr/understudy/examples/internal/mirrorflags"
 	"github.com/understudy-dr/understudy/examples/internal/monitor"
 	"github.com/understudy-dr/understudy/examples/internal/program"
+	"github.com/understudy-dr/understudy/examples/internal/screen"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -23,7 +24,7 @@ func runMirror(ctx context.Context, c program.Console, args []string) error {
 	}
 	defer context.AfterFunc(ctx, f.Encryption.Close)()
 	defer f.Encryption.Close()
-	cfg, check, err := f.Config(f.Logger(newScreen(c.Err)))
+	cfg, check, err := f.Config(f.Logger(screen.New(c.Err)))
 	if err != nil {
 		return err
 	}
@@ -32,8 +33,8 @@ func runMirror(ctx context.Context, c program.Console, args []string) error {
 
 // runWith mirrors by settings that were checked.
 func runWith(ctx context.Context, c program.Console, f *mirrorflags.Run, cfg etcdmirror.Config, check drcheck.Config) error {
-	screen := newScreen(c.Err)
-	log := f.Logger(screen)
+	live := screen.New(c.Err)
+	log := f.Logger(live)
 	source, target, err := f.Dial(ctx, log)
 	if ctx.Err() != nil {
 		return nil // asked to end before there was anything to end
@@ -45,7 +46,7 @@ func runWith(ctx context.Context, c program.Console, f *mirrorflags.Run, cfg etc
 	defer target.Close()
 	f.Encryption.Warn(log)
 
-	r := newReporter(log, screen, cfg.Name)
+	r := newReporter(log, live, cfg.Name)
 	events := monitor.NewEvents()
 	cfg.Logger, cfg.Hooks = log, etcdmirror.JoinHooks(r.hooks(), events.Hooks())
 	m, err := etcdmirror.New(source.Client, target.Client, cfg)
@@ -134,13 +135,13 @@ func (r *reporter) attend(c program.Console, f *mirrorflags.Run, m *etcdmirror.M
 			copied, following = &status, nil
 			cancel()
 		case <-ticks.log.C:
-			if !r.screen.terminal || !copying(m.Status()) {
+			if !r.screen.Terminal || !copying(m.Status()) {
 				r.logStatus(m.Status())
 			}
 		case now := <-ticks.progress.C:
-			r.screen.show(r.progress(now, m.Status()))
+			r.screen.Show(r.progress(now, m.Status()))
 		case err := <-ended:
-			r.screen.show("")
+			r.screen.Show()
 			if err != nil {
 				return inSettings(f, err)
 			}

@@ -3,9 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
+
+	"github.com/understudy-dr/understudy/examples/internal/screen"
 )
 
 // stage shows the numbered steps of the demo: a title while the step runs, then how long it took, then what it found.
@@ -22,8 +23,7 @@ const (
 )
 
 func newStage(w io.Writer) *stage {
-	_, isTerminal := terminal(w)
-	return &stage{w: w, colour: isTerminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+	return &stage{w: w, colour: screen.Colours(w)}
 }
 
 func (s *stage) paint(code, text string) string {
