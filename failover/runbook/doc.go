@@ -1,0 +1,2 @@
+// Package runbook has procedures as plans of package failover.
+package runbook
