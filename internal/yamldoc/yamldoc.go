@@ -1,5 +1,5 @@
 // Package yamldoc refuses what a YAML parser would accept silently: more than one document, of which it would read the first,
-// and text that editors do not show.
+// and text that editors do not show. Unmarshal fills structs as strictly.
 package yamldoc
 
 import (
@@ -10,7 +10,8 @@ import (
 
 // Problem is what is wrong with a text, and what to do. It holds nothing of the text.
 type Problem struct {
-	Line         int // from 1 on; 0 if it is about all of it
+	Line         int    // from 1 on; 0 if it is not known, or about all of it
+	Field        string // its path, such as "rules[2].name"; "" if it is about none
 	Detail, Hint string
 }
 
