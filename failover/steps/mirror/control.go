@@ -65,13 +65,14 @@ type StopMirrorConfig struct {
 	Reference string
 	Pair      Pair
 	Control   Control
-	// Timeout bounds the waiting for its end; 0 is failover.DefaultTimeout.
+	// Timeout bounds the waiting for its end, and in Undo for its copy; 0 is failover.DefaultTimeout.
 	Timeout time.Duration
 }
 
-// StopMirror stops the mirror and waits until no instance of it is registered at the standby, so that one that was forgotten is found. Undo starts it again.
+// StopMirror stops the mirror and waits until no instance of it is registered at the standby, so that one that was forgotten is found. Undo starts it again and waits until its copy is complete:
+// what the primary deletes while a mirror begins anew could stay at the standby.
 //
-// It comes after Drain and before EpochFence: so undoing demotes the standby first, and then starts the mirror.
+// It comes after Drain and before EpochFence: so undoing demotes the standby first, then starts the mirror, and then lets the primary take writes.
 func StopMirror(cfg StopMirrorConfig) (failover.Step, error) {
 	c := checks{config: "StopMirrorConfig"}
 	p := cfg.Pair.check(&c, false)
@@ -101,7 +102,7 @@ func StopMirror(cfg StopMirrorConfig) (failover.Step, error) {
 		Name: orDefault(cfg.Name, NameStopMirror),
 		Description: failover.Description{
 			Action:    fmt.Sprintf("Stop mirror %s (%s), and wait until no instance is registered at the standby", p.Mirror, cfg.Control.About()),
-			Undo:      "Start it again",
+			Undo:      "Start it again, and wait until its copy is complete",
 			Reference: cfg.Reference,
 			Inputs: struct {
 				Pair    pairInputs `json:"pair"`
@@ -122,14 +123,14 @@ func StopMirror(cfg StopMirrorConfig) (failover.Step, error) {
 			if err := cfg.Control.Start(ctx); err != nil {
 				return err
 			}
-			return p.registered(ctx, cfg.Control)
+			return p.follows(ctx, cfg.Control)
 		},
 		Timeout: cfg.Timeout, Retry: failover.Retry{Attempts: 2},
 	}.Step(), nil
 }
 
-// registered waits until a mirror that was started has passed its first checks.
-func (p *pair) registered(ctx context.Context, control Control) error {
+// follows waits until a mirror that was started follows its source.
+func (p *pair) follows(ctx context.Context, control Control) error {
 	return until(ctx, func(ctx context.Context) (bool, string, error) {
 		running, err := control.Running(ctx)
 		if err == nil && !running {
@@ -139,6 +140,6 @@ func (p *pair) registered(ctx context.Context, control Control) error {
 			return false, "", err
 		}
 		st, err := p.state(ctx)
-		return len(st.Replicas) > 0, "the mirror runs and has not registered at the standby yet", err
+		return len(st.Replicas) > 0 && st.Phase == PhaseTail, fmt.Sprintf("mirror %s runs, in phase %s", p.Mirror, st.Phase), err
 	})
 }

@@ -22,18 +22,23 @@ type EpochFenceConfig struct {
 	// RequireComplete refuses, also without the primary, a standby to which a copy was under way. Otherwise the variant without the primary takes it as it is: VerdictGate states before
 	// what that loses, and asks for acceptance.
 	RequireComplete bool
+	// Drain is the name of the Drain step whose revision the primary must not have left; "" is NameDrain.
+	Drain string
 }
 
 // EpochFence promotes the standby: whatever mirrored to it is refused from then on, by the standby itself, a write under way included. It needs no primary.
+// With the primary, after a Drain, its Verify looks once more whether a kept key changed there since: then the switch would lose it, and the step fails while all can still be undone.
 //
 // Undo demotes it: the mirror begins anew and compares everything. That would lose what was written to the promoted standby, so Undo refuses as soon as a kept key changed there: the point
-// of no return is passed by that fact. So take clients back first. In a drill, in which the primary stays what counts, Undo tells how many keys changed and demotes.
+// of no return is passed by that fact. So take clients back first. In a drill, in which the primary stays what counts, Undo tells how many keys changed and demotes. What the primary deletes during
+// a drill stays at the standby, where the mirror then takes it for the standby's own, unless it is told to delete such keys (etcdmirror.SurplusDelete): check after a drill.
 func EpochFence(cfg EpochFenceConfig) (failover.Step, error) {
 	c := checks{config: "EpochFenceConfig"}
 	p := cfg.Pair.check(&c, false)
 	if err := c.err(); err != nil {
 		return nil, err
 	}
+	cfg.Drain = orDefault(cfg.Drain, NameDrain)
 	return (&epochFence{cfg: cfg, pair: p}).step(), nil
 }
 
@@ -59,12 +64,16 @@ func (e *epochFence) step() failover.Step {
 			Undo:   undo, Reference: e.cfg.Reference,
 			Inputs: struct {
 				Pair       pairInputs `json:"pair"`
+				Drain      string     `json:"drain,omitempty"`
 				Incomplete bool       `json:"incomplete,omitempty"`
 				Drill      bool       `json:"drill,omitempty"`
-			}{e.inputs, e.incomplete(), e.mode == failover.ModeDrill},
+			}{e.inputs, e.drainStep(), e.incomplete(), e.mode == failover.ModeDrill},
 		},
 		Observe: e.observe, Do: e.do, Undo: e.undo,
 		Retry: failover.Retry{Attempts: 3},
+	}
+	if e.drainStep() != "" {
+		f.Verify, f.Description.Verify = e.verify, "No mirrored key has changed at the primary since step "+e.cfg.Drain
 	}
 	if e.mode == "" {
 		variant := func(mode failover.Mode) func() failover.Step {
@@ -95,6 +104,31 @@ func (e *epochFence) observe(ctx context.Context) (failover.Observation, error) 
 		return blocked("a copy by mirror %s is under way (phase %s): let it finish", e.Mirror, st.Phase), nil
 	}
 	return pending("mirror %s writes in epoch %d, phase %s", e.Mirror, st.Epoch, st.Phase), nil
+}
+
+// drainStep is the name of the step after which the primary must not have changed; "" if there is none.
+func (e *epochFence) drainStep() string {
+	if e.mode != "" || e.Primary == nil {
+		return ""
+	}
+	return e.cfg.Drain
+}
+
+func (e *epochFence) verify(ctx context.Context) error {
+	var drained Drained
+	if _, err := failover.LoadFrom(ctx, e.cfg.Drain, KeyDrained, &drained); err != nil || drained.Revision == 0 {
+		return err // no such step in this plan
+	}
+	st, err := e.state(ctx)
+	if err != nil {
+		return err
+	}
+	keys, head, err := e.moved(ctx, st, drained.Head)
+	if err == nil && len(keys) > 0 {
+		err = failover.Permanent(fmt.Errorf("after the drain, at revision %d, the primary was written to again: %s changed up to revision %d: %s; the standby lacks that: undo, stop what writes, and begin again",
+			drained.Head, plural(len(keys), "mirrored key"), head, some(keys, len(keys))))
+	}
+	return err
 }
 
 // keyHeld is what Do saves for Undo.

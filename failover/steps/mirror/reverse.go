@@ -141,17 +141,7 @@ func (r *reverse) do(ctx context.Context) error {
 	if err := r.cfg.Control.Start(ctx); err != nil {
 		return err
 	}
-	return until(ctx, func(ctx context.Context) (bool, string, error) {
-		running, err := r.cfg.Control.Running(ctx)
-		if err == nil && !running {
-			err = ended(r.cfg.Control)
-		}
-		if err != nil {
-			return false, "", err
-		}
-		obs, err := r.observe(ctx)
-		return obs.State == failover.Done, obs.Detail, err
-	})
+	return r.follows(ctx, r.cfg.Control)
 }
 
 func (r *reverse) undo(ctx context.Context) error {
