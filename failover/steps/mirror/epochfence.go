@@ -134,14 +134,33 @@ func (e *epochFence) verify(ctx context.Context) error {
 // keyHeld is what Do saves for Undo.
 const keyHeld = "held"
 
-// held is which keys took part at the standby when it was promoted.
+// held is which keys took part at the standby when it was promoted. It is saved just before as well, in case the runner does not come to saving it after.
 type held struct {
-	Revision int64  `json:"revision"` // the promotion's
+	Revision int64  `json:"revision"` // the promotion's, or one before
+	Applied  int64  `json:"applied"`  // what the mirror had applied
 	Keys     int    `json:"keys"`
 	Digest   string `json:"digest"`
 }
 
 func (e *epochFence) do(ctx context.Context) error {
+	before, err := e.state(ctx)
+	if err != nil {
+		return err
+	}
+	if before.Phase != PhasePromoted {
+		_, head, err := e.standbyHead(ctx)
+		if err != nil {
+			return err
+		}
+		h, _, _, err := e.digest(ctx, head, head)
+		if err != nil {
+			return err
+		}
+		h.Applied = before.AppliedRevision
+		if err := failover.Save(ctx, keyHeld, h); err != nil {
+			return err
+		}
+	}
 	if err := e.Records.Promote(ctx, e.incomplete()); err != nil {
 		return err
 	}
@@ -152,9 +171,10 @@ func (e *epochFence) do(ctx context.Context) error {
 	failover.Note(ctx, fmt.Sprintf("promoted in epoch %d; the primary's revision %d is applied, %d was seen", st.Epoch, st.AppliedRevision, st.SourceHead))
 	h, _, exact, err := e.digest(ctx, st.Revision, st.Revision)
 	if err != nil || !exact {
-		failover.Note(ctx, "the keys of the standby could not be listed as they were at the promotion: once its log is compacted, the promotion cannot be undone")
+		failover.Note(ctx, "the keys of the standby could not be listed as they were at the promotion; undoing goes by those just before")
 		return nil
 	}
+	h.Applied = st.AppliedRevision
 	return failover.Save(ctx, keyHeld, h)
 }
 
@@ -205,19 +225,24 @@ func (e *epochFence) changed(ctx context.Context, st State) (string, error) {
 		return "", err
 	}
 	if !ok || then.Revision != st.Revision {
-		var exact bool
-		if then, _, exact, err = e.digest(ctx, st.Revision, st.Revision); err != nil {
+		at, _, exact, err := e.digest(ctx, st.Revision, st.Revision)
+		switch {
+		case err != nil:
 			return "", err
-		}
-		if !exact {
+		case exact:
+			then = at
+		case !ok || then.Revision > st.Revision || then.Applied != st.AppliedRevision: // the mirror changed keys between
 			return "what was deleted cannot be told any more, because its log is compacted", nil
 		}
 	}
 	// Nothing was put, so what differs was deleted.
-	if now.Digest != then.Digest {
+	switch {
+	case now.Digest == then.Digest:
+		return "", nil
+	case now.Keys < then.Keys:
 		return fmt.Sprintf("%s deleted", plural(then.Keys-now.Keys, "key")), nil
 	}
-	return "", nil
+	return "its keys are not those of the promotion", nil
 }
 
 func (e *epochFence) undo(ctx context.Context) error {

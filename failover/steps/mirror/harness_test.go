@@ -271,12 +271,19 @@ type acked struct {
 	at      time.Time // when it was acknowledged
 }
 
+// is reports whether a content has a key as this write left it.
+func (a acked) is(content map[string]string, key string) bool {
+	value, there := content[key]
+	return there != a.deleted && (a.deleted || value == a.value)
+}
+
 // traffic writes to a cluster while its gate is open and remembers what was acknowledged.
 type traffic struct {
-	mu    sync.Mutex
-	last  map[string]acked
-	tried map[string]map[string]bool // values that were sent, acknowledged or not
-	n     int
+	mu      sync.Mutex
+	last    map[string]acked
+	all     map[string][]acked
+	unknown map[string]acked // sent last and not acknowledged: it may have been done or not
+	n       int
 
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -285,7 +292,7 @@ type traffic struct {
 // startTraffic runs until the test ends or end is called. Each writer has keys of its own. Another one writes what is not kept, whatever the gate says.
 func (s *stage) startTraffic(c *clientv3.Client, seed uint64) *traffic {
 	ctx, cancel := context.WithCancel(s.ctx)
-	tr := &traffic{last: map[string]acked{}, tried: map[string]map[string]bool{}, stop: cancel}
+	tr := &traffic{last: map[string]acked{}, all: map[string][]acked{}, unknown: map[string]acked{}, stop: cancel}
 	for w := range 4 {
 		rng := rand.New(rand.NewPCG(seed, uint64(w)))
 		tr.wg.Go(func() {
@@ -320,14 +327,6 @@ func (tr *traffic) write(ctx context.Context, c *clientv3.Client, rng *rand.Rand
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	a := acked{value: value, deleted: rng.IntN(5) == 0}
-	tr.mu.Lock()
-	if tr.tried[key] == nil {
-		tr.tried[key] = map[string]bool{}
-	}
-	if !a.deleted {
-		tr.tried[key][value] = true
-	}
-	tr.mu.Unlock()
 	var err error
 	if a.deleted {
 		var resp *clientv3.DeleteResponse
@@ -340,13 +339,14 @@ func (tr *traffic) write(ctx context.Context, c *clientv3.Client, rng *rand.Rand
 			a.rev = resp.Header.Revision
 		}
 	}
-	if err != nil {
-		return // not acknowledged: it may be there or not
-	}
 	a.at = time.Now()
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	tr.last[key] = a
+	if err != nil {
+		tr.unknown[key] = a
+		return
+	}
+	tr.last[key], tr.all[key] = a, append(tr.all[key], a)
 	tr.n++
 }
 
@@ -364,8 +364,7 @@ func (tr *traffic) acknowledged() int {
 // lost lists acknowledged writes that a content lacks. Traffic must have ended.
 func (tr *traffic) lost(content map[string]string) (lost []string) {
 	for key, a := range tr.last {
-		value, there := content[key]
-		if a.deleted && there || !a.deleted && (!there || value != a.value) {
+		if !a.is(content, key) {
 			lost = append(lost, fmt.Sprintf("%s at revision %d", key, a.rev))
 		}
 	}

@@ -3,6 +3,7 @@ package mirror_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -102,7 +103,8 @@ func childSwitch() int {
 // killThrough runs childSwitch again and again, each time killed a little later in what is left, until one gets through. It returns how many were killed.
 func (s *stage) killThrough(env ...string) (killed int) {
 	s.t.Helper()
-	for fuse := 3; ; fuse++ { // a boundary after each record, and after each look at the world, such as the one that follows Do
+	for { // a boundary is after each record, and after each look at the world, such as the one that follows Do
+		fuse := 3 + killed%4 + killed/4 // longer and longer, so that each way ends
 		child := proc.Start(s.t, "switch", append(env, "A="+strings.Join(s.aCluster.Endpoints(), ","), "B="+strings.Join(s.bCluster.Endpoints(), ","), "DIR="+s.dir, fmt.Sprintf("FUSE=%d", fuse)))
 		err := child.Wait(s.ctx)
 		if err == nil {
@@ -133,7 +135,18 @@ func TestKilledRunners(t *testing.T) {
 	if lost := tr.lostNow(s); len(lost) > 0 {
 		t.Errorf("lost after %d kills: %v", killed, lost)
 	}
-	t.Logf("%d runners were killed on the way", killed)
+	undoing := s.killThrough("UNDO=1")
+	if closed, _ := s.gate.Closed(s.ctx); closed || undoing < 5 {
+		t.Errorf("after %d kills of undoing the gate is closed: %v", undoing, closed)
+	}
+	before := tr.acknowledged()
+	s.eventually("traffic after undoing", func() bool { return tr.acknowledged() > before })
+	tr.end()
+	s.caughtUp(s.ab, s.a)
+	if !maps.Equal(s.content(s.a), s.content(s.b)) {
+		t.Error("the two differ after undoing")
+	}
+	t.Logf("%d runners were killed on the way, %d on the way back", killed, undoing)
 }
 
 // lostNow is lost of traffic that the gate holds back.

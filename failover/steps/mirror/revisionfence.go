@@ -150,8 +150,12 @@ func (r *revisionFence) fence(ctx context.Context) (known, fence int64, err erro
 	return known, known + r.margin(), nil
 }
 
-// gap is how many revisions the standby lacks: its history is compacted at fence+1, and that is not to be its last revision.
-func gap(fence, head int64) int64 { return max(fence+2-head, 0) }
+// compaction is the revision that the standby's history is to begin with. A client that saw the fence's revision watches from the next one on, and a watch is told that its revision is gone
+// only if that is below the compaction.
+func compaction(fence int64) int64 { return fence + 2 }
+
+// gap is how many revisions the standby lacks, so that the compaction is not its last one.
+func gap(fence, head int64) int64 { return max(compaction(fence)+1-head, 0) }
 
 func (r *revisionFence) observe(ctx context.Context) (failover.Observation, error) {
 	if is, err := withdrawn(ctx); err != nil {
@@ -178,7 +182,7 @@ func (r *revisionFence) observe(ctx context.Context) (failover.Observation, erro
 		return pending("the standby is at revision %d, the primary's last known is %d and the fence %d: %d more by writing, about %v at %d per second",
 			head, known, fence, missing, estimate(missing, r.cfg.Rate), r.cfg.Rate), nil
 	}
-	compacted, err := r.compacted(ctx, fence)
+	compacted, err := r.compacted(ctx, compaction(fence)-1)
 	if err != nil {
 		return failover.Observation{}, err
 	}
@@ -241,16 +245,18 @@ func (r *revisionFence) do(ctx context.Context) error {
 	}
 	if missing > 0 {
 		failover.Note(ctx, fmt.Sprintf("the primary's last known revision is %d; raising the standby from %d to above %d", known, head, fence))
-		if err := r.fill(ctx, head, fence+2); err != nil {
+		if err := r.fill(ctx, head, compaction(fence)+1); err != nil {
 			return err
 		}
 	}
 	if err := r.clean(ctx); err != nil {
 		return err
 	}
-	_, err = etcdrpc.Do(ctx, r.RequestTimeout, func(ctx context.Context) (*clientv3.CompactResponse, error) { return r.Standby.Compact(ctx, fence+1) })
+	_, err = etcdrpc.Do(ctx, r.RequestTimeout, func(ctx context.Context) (*clientv3.CompactResponse, error) {
+		return r.Standby.Compact(ctx, compaction(fence))
+	})
 	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
-		return fmt.Errorf("compacting the standby at revision %d: %w", fence+1, err)
+		return fmt.Errorf("compacting the standby at revision %d: %w", compaction(fence), err)
 	}
 	return nil
 }
