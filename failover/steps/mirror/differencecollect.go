@@ -1,9 +1,12 @@
 package mirror
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -156,6 +159,45 @@ func (d *differences) writeValues(ctx context.Context, w lines, r *Differences, 
 		}
 	}
 	return w(map[string]any{"kind": "end", "count": n})
+}
+
+// ReadValues reads a file of values (DifferenceReportConfig.Values): what the old primary had under each key that it created or changed. They are Secrets.
+func ReadValues(path string) (map[string]string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	values, in := map[string]string{}, bufio.NewReader(f)
+	for n := 1; ; n++ {
+		text, err := in.ReadBytes('\n')
+		if err != nil { // io.EOF as well: its last line is an end
+			return nil, fmt.Errorf("%s is no whole file of values: it ends in line %d: %w", path, n, err)
+		}
+		var line struct {
+			valueLine
+			Count int `json:"count"`
+		}
+		if err := json.Unmarshal(text, &line); err != nil {
+			return nil, fmt.Errorf("%s: line %d is no JSON of a value", path, n)
+		}
+		switch line.Kind {
+		case "values":
+		case "value":
+			key := line.Key
+			if line.KeyBytes != nil {
+				key = string(line.KeyBytes)
+			}
+			values[key] = string(line.Value)
+		case "end":
+			if line.Count != len(values) {
+				return nil, fmt.Errorf("%s is no whole file of values: it has %d of %d", path, len(values), line.Count)
+			}
+			return values, nil
+		default:
+			return nil, fmt.Errorf("%s: line %d is of an unknown kind", path, n)
+		}
+	}
 }
 
 type valueLine struct {

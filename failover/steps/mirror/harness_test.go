@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -285,8 +286,9 @@ type traffic struct {
 	unknown map[string]acked // sent last and not acknowledged: it may have been done or not
 	n       int
 
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
+	ended atomic.Bool
 }
 
 // startTraffic runs until the test ends or end is called. Each writer has keys of its own. Another one writes what is not kept, whatever the gate says.
@@ -353,6 +355,7 @@ func (tr *traffic) write(ctx context.Context, c *clientv3.Client, rng *rand.Rand
 func (tr *traffic) end() {
 	tr.stop()
 	tr.wg.Wait()
+	tr.ended.Store(true)
 }
 
 func (tr *traffic) acknowledged() int {
@@ -389,4 +392,18 @@ func wantText(t *testing.T, what, text string, parts ...string) {
 			t.Errorf("%s says %q, without %q", what, text, part)
 		}
 	}
+}
+
+// endedObserve and endedDo are a step that ends traffic.
+func endedObserve(tr *traffic) func(context.Context) (failover.Observation, error) {
+	return func(context.Context) (failover.Observation, error) {
+		if tr.ended.Load() {
+			return failover.Observation{State: failover.Done}, nil
+		}
+		return failover.Observation{State: failover.Pending}, nil
+	}
+}
+
+func endedDo(tr *traffic) func(context.Context) error {
+	return func(context.Context) error { tr.end(); return nil }
 }
