@@ -136,6 +136,15 @@ func (c *Cluster) Endpoints() []string {
 	return eps
 }
 
+// Name is the name of member i, as in the list of members.
+func (c *Cluster) Name(i int) string { return c.members[i].name }
+
+// PeerURL is the URL at which the other members reach member i.
+func (c *Cluster) PeerURL(i int) string { return c.members[i].peerURL.String() }
+
+// DataDir is the directory of member i's data. It may be changed while the member is stopped.
+func (c *Cluster) DataDir(i int) string { return c.members[i].dir }
+
 // ID is the cluster's ID, as in the header of each response.
 func (c *Cluster) ID() uint64 { return c.id }
 

@@ -1,0 +1,3 @@
+package etcdcluster_test
+
+func systemctlMain() int { return 2 }
