@@ -63,6 +63,47 @@ func (s *Side) Dial(ctx context.Context) (*Conn, error) {
 	return conn, nil
 }
 
+// Open checks the settings and makes a client that connects when it is used, for a cluster that may be down: calls then wait until it is up, or their own deadline ends.
+// Only a user has to log in first, within the side's dial timeout. Errors are those of Dial.
+func (s *Side) Open(ctx context.Context) (*Conn, error) {
+	p, err := s.plan()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := s.client(ctx, p, s.dialTimeout)
+	switch {
+	case ctx.Err() != nil:
+		if conn != nil {
+			conn.Close()
+		}
+		return nil, ctx.Err()
+	case err != nil:
+		return nil, s.refusal(err, p)
+	}
+	return conn, nil
+}
+
+// client makes the client, which logs in if there is a user.
+func (s *Side) client(ctx context.Context, p *plan, timeout time.Duration) (*Conn, error) {
+	cfg := s.clientConfig(p)
+	cfg.DialTimeout = max(timeout, time.Millisecond)
+	// New authenticates under the client's own context, which must outlive this call.
+	own, cancel := context.WithCancel(context.Background())
+	stop := context.AfterFunc(ctx, cancel)
+	cfg.Context = own
+	client, err := clientv3.New(cfg)
+	if err != nil {
+		stop()
+		cancel()
+		return nil, err
+	}
+	conn := &Conn{Client: client, cancel: cancel}
+	if !stop() { // ctx has ended, and the client with it
+		return conn, ctx.Err()
+	}
+	return conn, nil
+}
+
 // knockAll knocks at every endpoint at once. It fails if none answers; otherwise those that do not become warnings.
 func (s *Side) knockAll(ctx context.Context, p *plan) (warnings []string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -111,28 +152,18 @@ func (s *Side) knockAll(ctx context.Context, p *plan) (warnings []string, err er
 		Problem: "the " + s.name + " cannot be reached: " + strings.Join(reasons, "; "), Hint: first.hint}
 }
 
-// login makes the client, which authenticates, and asks for something that needs a leader.
+// login makes the client and asks for something that needs a leader.
 func (s *Side) login(ctx context.Context, p *plan, deadline time.Time) (*Conn, error) {
-	cfg := s.clientConfig(p)
-	cfg.DialTimeout = max(time.Until(deadline), time.Millisecond)
-	// New authenticates under the client's own context, which must outlive this call.
-	own, cancel := context.WithCancel(context.Background())
-	stop := context.AfterFunc(ctx, cancel)
-	defer stop()
-	cfg.Context = own
-	client, err := clientv3.New(cfg)
+	conn, err := s.client(ctx, p, time.Until(deadline))
 	if err != nil {
-		cancel()
+		if conn != nil {
+			conn.Close()
+		}
 		return nil, err
 	}
-	conn := &Conn{Client: client, cancel: cancel}
-	_, err = client.Get(ctx, "\x00", clientv3.WithKeysOnly(), clientv3.WithLimit(1))
-	answered := err == nil || errors.Is(rpctypes.Error(err), rpctypes.ErrPermissionDenied) // what the user may do, the caller finds out
-	switch {
-	case answered && stop():
+	_, err = conn.Client.Get(ctx, "\x00", clientv3.WithKeysOnly(), clientv3.WithLimit(1))
+	if err == nil || errors.Is(rpctypes.Error(err), rpctypes.ErrPermissionDenied) { // what the user may do, the caller finds out
 		return conn, nil
-	case answered:
-		err = ctx.Err()
 	}
 	conn.Close()
 	return nil, err

@@ -116,14 +116,14 @@ func (s *Settings) fromEnvironment(lookup func(string) (string, bool)) (err erro
 		}
 		variable := s.env + "_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		if value, ok := lookup(variable); ok && value != "" {
-			err = s.set(f.Name, value, variable)
+			err = s.Set(f.Name, value, variable)
 		}
 	})
 	return err
 }
 
-// set gives a setting its value from anywhere but the command line.
-func (s *Settings) set(name, value, origin string) error {
+// Set gives a setting its value from anywhere but the command line. origin is where, in the words of an error message.
+func (s *Settings) Set(name, value, origin string) error {
 	if err := s.Flags.Set(name, value); err != nil {
 		return Usage(origin, fmt.Sprintf("%q: %v", value, err), "see the help of this command for what "+name+" takes")
 	}
@@ -152,7 +152,7 @@ func (s *Settings) fromFile(path string) error {
 		if problem != "" {
 			return Usage(field, problem, "write it as its flag takes it")
 		}
-		if err := s.set(name, value, field); err != nil {
+		if err := s.Set(name, value, field); err != nil {
 			return err
 		}
 	}
