@@ -38,7 +38,7 @@ const secretWords = `secret|password|passwd|passphrase|token|credentials?|privat
 var (
 	pemBlock = regexp.MustCompile(`(?s)-----BEGIN [A-Z0-9 ]*-----.*?(-----END [A-Z0-9 ]*-----|$)`)
 	// field is a name like a secret's, a separator, and a value: quoted, or up to the next space.
-	field = regexp.MustCompile(`(?i)([a-z0-9_.-]*(?:` + secretWords + `)(?:[-_.][a-z0-9_.-]*)?\\?["']?[ \t]*(?::[ \t]|[=:])[ \t]*)(\\?"(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?|(?:Bearer|Basic)[ \t]+\S+|[^\s,}\]]+)`)
+	field = regexp.MustCompile(`(?i)([a-z0-9_.-]*(?:` + secretWords + `)(?:[-_.][a-z0-9_.-]*)?\\?["']?[ \t]*(?::[ \t]|[=:])[ \t]*)(\[masked\]|\\?"(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?|(?:Bearer|Basic)[ \t]+\S+|[^\s,}\]]+)`)
 	// flag is an option of a command line with its value behind a space.
 	flagged = regexp.MustCompile(`(?i)(--?[a-z0-9-]*(?:` + secretWords + `)[ \t]+)([^\s-]\S*)`)
 	bearer  = regexp.MustCompile(`(?i)\b(Bearer|Basic)[ \t]+[A-Za-z0-9._~+/=-]{6,}`)
@@ -59,16 +59,28 @@ func (m *Masker) Mask(text string) string {
 	text = field.ReplaceAllString(text, "${1}"+Masked)
 	text = flagged.ReplaceAllString(text, "${1}"+Masked)
 	text = bearer.ReplaceAllString(text, "${1} "+Masked)
-	return base64s.ReplaceAllStringFunc(text, func(run string) string {
-		if strings.HasSuffix(run, "=") && base64Length(run) || strings.ToLower(run) != run && strings.ToUpper(run) != run {
-			return Masked
-		}
-		return run // a word, a path, or a hash in hexadecimal
-	})
+	return maskBase64(text)
 }
 
-// base64Length reports whether a run with padding can be base64: name= of a list of settings mostly is not.
-func base64Length(run string) bool { return len(run)%4 == 0 }
+func maskBase64(text string) string {
+	var b strings.Builder
+	end := 0
+	for _, at := range base64s.FindAllStringIndex(text, -1) {
+		run := text[at[0]:at[1]]
+		padded := strings.HasSuffix(run, "=") && len(run)%4 == 0
+		// What goes on behind is the value of a setting, such as name=value.
+		if padded && at[1] < len(text) && !strings.ContainsRune(" \t\r\n,;:.\"'`)]}>\\&|", rune(text[at[1]])) {
+			padded = false
+		}
+		b.WriteString(text[end:at[0]])
+		end = at[1]
+		if long := len(strings.TrimRight(run, "=")) >= 22; padded || long && strings.ToLower(run) != run && strings.ToUpper(run) != run {
+			run = Masked // and not a word, a path, or a hash in hexadecimal
+		}
+		b.WriteString(run)
+	}
+	return b.String() + text[end:]
+}
 
 // maskBlocks masks the lines that belong to a secret's field and stand below it, further in.
 func maskBlocks(text string) string {

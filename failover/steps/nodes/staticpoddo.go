@@ -1,0 +1,174 @@
+package nodes
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/understudy-dr/understudy/failover"
+)
+
+// remember saves which containers ran when the step began to act: after a crash another that runs shows that it has acted.
+func (p staticPod) remember(ctx context.Context) (s sight, old []string, err error) {
+	if s, err = p.look(ctx); err != nil {
+		return s, nil, err
+	}
+	var undone bool
+	if _, err := failover.Load(ctx, savedUndone, &undone); err != nil {
+		return s, nil, err
+	}
+	saved, err := failover.Load(ctx, savedContainers, &old)
+	if err != nil || saved && !undone {
+		return s, old, err
+	}
+	if undone { // and now done again
+		if err := failover.Save(ctx, savedUndone, false); err != nil {
+			return s, nil, err
+		}
+	}
+	old = []string{}
+	for _, c := range s.running {
+		old = append(old, c.id)
+	}
+	return s, old, failover.Save(ctx, savedContainers, old)
+}
+
+func (p staticPod) restartContainer(ctx context.Context) error {
+	s, old, err := p.remember(ctx)
+	if err != nil {
+		return err
+	}
+	if len(old) == 0 && len(s.running) == 0 {
+		return failover.Permanent(fmt.Errorf("%s: there is no container %s that runs: find out why before it is restarted", p.host.Name(), p.container))
+	}
+	acted := false
+	for _, c := range s.running {
+		if slices.Contains(old, c.id) {
+			args := append(slices.Clone(p.crictl), "rm", "--force", c.id)
+			if _, err := must(ctx, p.host, Command{Args: args, Root: true}, nil); err != nil {
+				return err
+			}
+			acted = true
+		}
+	}
+	// Also when the container went in a run that was interrupted before the kubelet was told.
+	if acted || len(s.running) == 0 {
+		if _, err := must(ctx, p.host, Command{Args: []string{"systemctl", "restart", "kubelet.service"}, Root: true}, nil); err != nil {
+			return err
+		}
+	}
+	return p.waitRestarted(ctx)
+}
+
+func (p staticPod) restartManifest(ctx context.Context) error {
+	s, old, err := p.remember(ctx)
+	if err != nil {
+		return err
+	}
+	isOld := func(c container) bool { return slices.Contains(old, c.id) }
+	if slices.ContainsFunc(s.running, isOld) || s.away {
+		if err := p.manifestAway(ctx); err != nil {
+			return err
+		}
+		if err := p.wait(ctx, "is gone", func(s sight) (string, error) {
+			if len(s.running) > 0 {
+				return "it runs yet", nil
+			}
+			return "", nil
+		}); err != nil {
+			return err
+		}
+		if err := p.manifestBack(ctx); err != nil {
+			return err
+		}
+	}
+	return p.waitRestarted(ctx)
+}
+
+func (p staticPod) waitRestarted(ctx context.Context) error {
+	return p.wait(ctx, "is ready again", func(sight) (string, error) {
+		o, err := p.observeRestarted(ctx)
+		if err != nil || o.State == failover.Done {
+			return "", err
+		}
+		return o.Detail, nil
+	})
+}
+
+func (p staticPod) stop(ctx context.Context) error {
+	if err := p.manifestAway(ctx); err != nil {
+		return err
+	}
+	return p.wait(ctx, "is gone", func(s sight) (string, error) {
+		if len(s.running) > 0 {
+			return "it runs yet", nil
+		}
+		return "", nil
+	})
+}
+
+func (p staticPod) start(ctx context.Context) error {
+	if err := p.manifestBack(ctx); err != nil {
+		return err
+	}
+	return p.wait(ctx, "is ready", func(s sight) (string, error) {
+		if len(s.running) == 0 {
+			return "it does not run yet", nil
+		}
+		return p.ready(ctx)
+	})
+}
+
+// moveScript moves a manifest unless it is there already. It replaces none.
+const moveScript = `set -eu
+if [ -e "$1" ] && [ -e "$2" ]; then echo "there are two manifests, $1 and $2: remove the one that does not count" >&2; exit 4; fi
+[ -e "$1" ] || { [ -e "$2" ] && exit 0; echo "there is no manifest, neither $1 nor $2" >&2; exit 4; }
+mv "$1" "$2"
+sync "${2%/*}/"`
+
+func (p staticPod) manifestAway(ctx context.Context) error {
+	return p.move(ctx, p.manifest, p.away())
+}
+
+func (p staticPod) manifestBack(ctx context.Context) error {
+	return p.move(ctx, p.away(), p.manifest)
+}
+
+func (p staticPod) move(ctx context.Context, from, to string) error {
+	res, err := p.host.Run(ctx, Command{Args: []string{"/bin/sh", "-c", moveScript, "sh", from, to}, Root: true})
+	if err := ended(p.host, res, err, nil); err != nil {
+		return fmt.Errorf("move %s to %s: %w", from, to, err)
+	}
+	failover.Note(ctx, fmt.Sprintf("%s$ sudo mv %s %s", p.host.Name(), from, to))
+	return nil
+}
+
+// wait looks until missing says nothing any more.
+func (p staticPod) wait(ctx context.Context, what string, missing func(s sight) (string, error)) error {
+	tick := time.NewTicker(p.cfg.Poll)
+	defer tick.Stop()
+	last := "it was not looked at"
+	for {
+		why := ""
+		s, err := p.look(ctx)
+		if err == nil {
+			why, err = missing(s)
+		}
+		switch {
+		case err == nil && why == "":
+			return nil
+		case err != nil && ctx.Err() != nil:
+			why = last
+		case err != nil:
+			why = NewMasker().Mask(err.Error()) // a node may be slow to answer meanwhile
+		}
+		last = why
+		failover.Report(ctx, fmt.Sprintf("wait until %s of %s %s: %s", p.container, p.host.Name(), what, why))
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %s did not become so that it %s: %s: %w", p.host.Name(), p.container, what, why, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
