@@ -351,16 +351,8 @@ func (a *adding) undo(ctx context.Context) error {
 	if err != nil || j == (joining{}) {
 		return err
 	}
-	members, err := a.list(ctx)
-	if err != nil {
+	if err := until(ctx, a.wait, DefaultPoll, func(ctx context.Context) error { return a.remove(ctx, j.ID) }); err != nil {
 		return err
-	}
-	// One that was added and not saved has no name yet, and these peer URLs.
-	if m, wrong := a.node.listed(members); m != nil && wrong == "" && (m.ID == j.ID || j.ID == 0 && m.Name == "") {
-		_, err := through(ctx, a.members, a.timeout, func(ctx context.Context, c *clientv3.Client) (any, error) { return c.MemberRemove(ctx, m.ID) })
-		if err != nil && !errors.Is(err, rpctypes.ErrMemberNotFound) {
-			return fmt.Errorf("remove %s: %w", a.node.Name, err)
-		}
 	}
 	if err := a.node.Member.Stop(ctx); err != nil {
 		return err
@@ -382,4 +374,18 @@ func (a *adding) undo(ctx context.Context) error {
 		return err
 	}
 	return failover.Save(ctx, "joining", joining{})
+}
+
+// remove takes back add. The cluster refuses while its members are connected for less than some seconds.
+func (a *adding) remove(ctx context.Context, id uint64) error {
+	members, err := a.list(ctx)
+	if err != nil {
+		return err
+	}
+	m, wrong := a.node.listed(members)
+	// One that was added and not saved has no name yet, and these peer URLs.
+	if m == nil || wrong != "" || m.ID != id && (id != 0 || m.Name != "") {
+		return nil
+	}
+	return removeMember(ctx, a.members, a.timeout, m)
 }

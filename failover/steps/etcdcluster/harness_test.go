@@ -65,6 +65,7 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
+	t.Parallel()
 	l := &lab{t: t, ctx: testutil.Context(t), cut: &cutter{seen: map[string]bool{}}}
 	l.cluster = testutil.NewCluster(t, embedetcd.Options{Members: 3, Change: func(_ int, cfg *embed.Config) { cfg.TickMs, cfg.ElectionMs = 50, 500 }})
 	var initial []string
@@ -107,7 +108,10 @@ func (l *lab) control(i int) etcdcluster.Member {
 				return err
 			}
 			err := f()
-			l.cut.pass(what + " " + name)
+			l.mu.Lock()
+			force := l.settings[i].ForceNewCluster
+			l.mu.Unlock()
+			l.cut.pass(fmt.Sprintf("%s %s (force: %v)", what, name, force))
 			return errors.Join(err, ctx.Err())
 		}
 	}
@@ -131,7 +135,7 @@ func (l *lab) control(i int) etcdcluster.Member {
 			return l.settings[i], nil
 		},
 		WriteSettings: func(ctx context.Context, s etcdcluster.Settings) error {
-			return around(fmt.Sprintf("configure (force: %v)", s.ForceNewCluster), func() error {
+			return around("configure", func() error {
 				l.mu.Lock()
 				defer l.mu.Unlock()
 				l.settings[i] = s
@@ -232,7 +236,7 @@ func plan(t *testing.T, all ...failover.Step) *failover.Plan {
 	return must[*failover.Plan](t)(failover.NewPlan(failover.PlanConfig{Name: "test", Steps: all}))
 }
 
-// cutSteps puts boundaries after each Do and Undo.
+// hooks puts boundaries after each record; the others lie in control and client.
 func (l *lab) hooks() failover.Hooks {
 	return failover.Hooks{Recorded: func(i failover.RecordedInfo) {
 		l.cut.pass(fmt.Sprintf("record %s %s %s", i.Record.Kind, i.Record.Step, i.Record.Key))

@@ -146,7 +146,7 @@ func TestRunnersKilledAtEveryBoundary(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.cut.armed = false
-	for _, label := range []string{"record intent etcd/force/m2 ", "configure (force: true) m2", "start m2", "configure (force: false) m2", "record saved etcd/force/m2 phase", "stop m2", "move m0", "MemberAdd passed", "start m0", "MemberPromote passed", "record saved etcd/add/m1 joining"} {
+	for _, label := range []string{"record intent etcd/force/m2 ", "configure m2 (force: true)", "start m2 (force: true)", "stop m2 (force: true)", "configure m2 (force: false)", "start m2 (force: false)", "record saved etcd/force/m2 phase", "move m0 (force: false)", "MemberAdd passed", "start m0 (force: false)", "MemberPromote passed", "record saved etcd/add/m1 joining"} {
 		if !slices.Contains(l.cut.cuts, label) {
 			t.Errorf("no runner was ended at %q", label)
 		}

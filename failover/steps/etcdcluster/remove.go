@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -101,19 +102,27 @@ func (r *removing) observe(ctx context.Context) (failover.Observation, error) {
 }
 
 func (r *removing) do(ctx context.Context) error {
-	members, err := listAny(ctx, r.members, r.timeout)
-	if err != nil {
-		return err
-	}
-	m, wrong := r.node.listed(members)
-	if wrong != "" || m == nil {
-		return failover.Permanent(fmt.Errorf("%s is not listed as configured %s", r.node.Name, wrong))
-	}
-	_, err = through(ctx, r.members, r.timeout, func(ctx context.Context, c *clientv3.Client) (any, error) { return c.MemberRemove(ctx, m.ID) })
-	if errors.Is(err, rpctypes.ErrMemberNotFound) {
+	return until(ctx, DefaultWait, DefaultPoll, func(ctx context.Context) error {
+		members, err := listAny(ctx, r.members, r.timeout)
+		if err != nil {
+			return err
+		}
+		switch m, wrong := r.node.listed(members); {
+		case wrong != "":
+			return &failover.Error{Kind: failover.ErrBlocked, Detail: wrong, Hint: "correct the plan or the member"}
+		case m != nil:
+			return removeMember(ctx, r.members, r.timeout, m)
+		}
 		return nil
+	})
+}
+
+func removeMember(ctx context.Context, by []Node, timeout time.Duration, m *pb.Member) error {
+	_, err := through(ctx, by, timeout, func(ctx context.Context, c *clientv3.Client) (any, error) { return c.MemberRemove(ctx, m.ID) })
+	if err != nil && !errors.Is(err, rpctypes.ErrMemberNotFound) {
+		return fmt.Errorf("remove the member with the ID %x: %w", m.ID, err)
 	}
-	return err
+	return nil
 }
 
 // LeaderConfig makes a member the leader.
