@@ -116,8 +116,10 @@ func TestParityOfTwoInstallations(t *testing.T) {
 		t.Fatalf("a good pair: %v", f)
 	}
 	for field, spoil := range map[string]func(*Installation){
-		"PlatformAddress":        func(i *Installation) { i.PlatformAddress = "standby.example.com" },
-		"Certificate.Chain":      func(i *Installation) { i.Certificate.Chain = certificate(t, "platform.example.com", noon.AddDate(1, 0, 0)).Chain },
+		"PlatformAddress": func(i *Installation) { i.PlatformAddress = "standby.example.com" },
+		"Certificate.Chain": func(i *Installation) {
+			i.Certificate.Chain = certificate(t, "platform.example.com", noon.AddDate(1, 0, 0)).Chain
+		},
 		"Certificate.Key":        func(i *Installation) { i.Certificate.Key = "" },
 		"Certificate.SelfSigned": func(i *Installation) { i.Certificate.SelfSigned = true },
 		"Registry.Platform":      func(i *Installation) { i.Registry.Platform = false },

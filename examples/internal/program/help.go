@@ -11,10 +11,14 @@ import (
 
 func (p *Program) printHelp(w io.Writer) {
 	fmt.Fprintf(w, "%s\n\nUsage: %s <command> [flags]\n\nCommands:\n", p.About, p.Name)
+	width := len("version") + 2
 	for _, cmd := range p.commands() {
-		fmt.Fprintf(w, "  %-9s%s\n", cmd.Name, cmd.Summary)
+		width = max(width, len(cmd.Name)+2)
 	}
-	fmt.Fprintf(w, "  %-9sthis, or the flags of a command: %s help %s\n\n%s\n%s", "help", p.Name, p.Commands[0].Name, p.SettingsHelp, p.ExitHelp)
+	for _, cmd := range p.commands() {
+		fmt.Fprintf(w, "  %-*s%s\n", width, cmd.Name, cmd.Summary)
+	}
+	fmt.Fprintf(w, "  %-*sthis, or the flags of a command: %s help %s\n\n%s\n%s", width, "help", p.Name, p.Commands[0].Name, p.SettingsHelp, p.ExitHelp)
 }
 
 func (p *Program) help(w io.Writer, args []string) error {

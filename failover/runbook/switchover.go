@@ -1,0 +1,169 @@
+package runbook
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/understudy-dr/understudy/failover"
+	"github.com/understudy-dr/understudy/failover/steps/mirror"
+	"github.com/understudy-dr/understudy/failover/steps/network"
+	"github.com/understudy-dr/understudy/failover/steps/nodes"
+)
+
+// Where steps come from.
+const (
+	refDR    = "global cluster DR, disaster recovery process, step "
+	refSetup = "global cluster DR, process, step "
+	refTwo   = "Understudy: two clusters must not serve under one name"
+	refFence = "Understudy: a standby's revisions are not the primary's"
+)
+
+// GlobalClusterSwitchover is the planned switch of roles: nothing that the primary acknowledged is lost, and the old primary becomes the standby.
+// Until somebody writes to the new primary all of it can be undone, and is when a step fails.
+func GlobalClusterSwitchover(cfg Config) (failover.PlanConfig, error) {
+	return cfg.plan(failover.ModeGraceful, failover.PlanConfig{
+		Name: cmp.Or(cfg.Plan, "switchover"), Title: fmt.Sprintf("Planned switch of roles: %s hands over to %s", cfg.Primary.Name, cfg.Standby.Name),
+		Purpose:   "The primary stops taking writes, the standby receives the last of them, is promoted, and gets the clients. No acknowledged write is lost.",
+		OnFailure: cmp.Or(cfg.OnFailure, failover.FailureUndo)})
+}
+
+// GlobalClusterFailover is the switch of roles when the primary is dead or cut off. What it wrote last may be lost: the plan states how much at most, and a person accepts it.
+func GlobalClusterFailover(cfg Config) (failover.PlanConfig, error) {
+	return cfg.plan(failover.ModeUngraceful, failover.PlanConfig{
+		Name: cmp.Or(cfg.Plan, "failover"), Title: fmt.Sprintf("Unplanned switch of roles: %s takes over from %s", cfg.Standby.Name, cfg.Primary.Name),
+		Purpose:   "The primary is lost. The standby is promoted with what it has, after somebody has accepted the stated loss, and gets the clients.",
+		OnFailure: cmp.Or(cfg.OnFailure, failover.FailureStop)})
+}
+
+// Drill is a rehearsal of the planned switch: the standby is promoted behind the backs of the clients, which stay with the primary, and everything is undone.
+// Meanwhile the standby is not mirrored into, so it is behind when the drill ends, and catches up.
+func Drill(cfg Config) (failover.PlanConfig, error) {
+	return cfg.plan(failover.ModeDrill, failover.PlanConfig{
+		Name: cmp.Or(cfg.Plan, "drill"), Title: fmt.Sprintf("Drill: %s is promoted and demoted again, %s goes on serving", cfg.Standby.Name, cfg.Primary.Name),
+		Purpose:   "Every way that a switch needs is tried. While it runs the standby is not mirrored into.",
+		OnFailure: cfg.OnFailure})
+}
+
+// plan makes the plan of one of the three.
+func (cfg Config) plan(mode failover.Mode, p failover.PlanConfig) (failover.PlanConfig, error) {
+	p.Mode, p.Approval = mode, cfg.Approval
+	reverse := mode == failover.ModeGraceful && !cfg.SkipReverse
+	if err := cfg.check(needs{primaryEtcd: mode != failover.ModeUngraceful, toStandby: true, toPrimary: reverse}); err != nil {
+		return failover.PlanConfig{}, err
+	}
+	var l list
+	cfg.preflight(&l, mode)
+	l.steps = append(l.steps, cfg.Before...)
+	cfg.switchRoles(&l, mode)
+	if reverse {
+		cfg.reverse(&l, nil)
+	}
+	p.Inputs = cfg.inputs()
+	return l.plan(p)
+}
+
+// inputs is what the plan's hash covers beside its steps.
+func (cfg *Config) inputs() any {
+	return map[string]any{"primary": cfg.Primary.Name, "standby": cfg.Standby.Name, "domain": cfg.Domain, "mirror": cfg.Mirror.Name}
+}
+
+// preflight are gates: what a switch needs is reached, and answers, before anything is changed.
+func (cfg *Config) preflight(l *list, mode failover.Mode) {
+	hosts := slices.Clone(cfg.Standby.Hosts)
+	if mode == failover.ModeGraceful {
+		hosts = append(hosts, cfg.Primary.Hosts...)
+	}
+	if len(hosts) > 0 {
+		l.add(nodes.Preflight(nodes.PreflightConfig{Name: "hosts", Reference: "Understudy: preflight", Hosts: hosts}))
+	}
+	if cfg.DNS != nil {
+		cfg.DNS.preflight(l, cfg.Domain, &cfg.Standby)
+	}
+	if len(cfg.Standby.Balancers) == 0 { // else its frontends are turned on, and looked at then
+		l.add(network.PortsOpen(network.PortsConfig{Name: "ports/" + cfg.Standby.Name, Reference: "global cluster DR, required resources", Addresses: cfg.Standby.VIPs, Ports: cfg.Standby.Ports}))
+	}
+	cfg.Standby.ready(l)
+}
+
+// switchRoles are the steps from the last look at the standby to its clients' arrival.
+func (cfg *Config) switchRoles(l *list, mode failover.Mode) {
+	pair := cfg.pair(&cfg.Primary, &cfg.Standby)
+	if mode == failover.ModeUngraceful {
+		pair.Primary = nil
+		cfg.Primary.clientsOff(l, true)
+		cfg.primaryIsOff(l)
+	}
+	verdicts, err := cfg.verdicts(&cfg.Primary, &cfg.Standby)
+	if err != nil {
+		l.errs = append(l.errs, err)
+		return
+	}
+	gatePair := pair
+	gatePair.Primary = cfg.Primary.Etcd
+	l.add(mirror.VerdictGate(mirror.VerdictGateConfig{Reference: refDR + "2", Pair: gatePair, Verdicts: verdicts, MaxAge: cfg.MaxCheckAge,
+		Missed: cfg.AcceptMissed, Surplus: cfg.AcceptSurplus, Different: cfg.AcceptDifferent, PrimaryEnded: cfg.PrimaryEnded}))
+	if cfg.DNS != nil && mode == failover.ModeGraceful {
+		cfg.DNS.lower(l, cfg.Domain)
+	}
+	if mode == failover.ModeGraceful {
+		cfg.Primary.clientsOff(l, true)
+		gate, err := cfg.Primary.gate()
+		if err != nil {
+			l.errs = append(l.errs, err)
+			return
+		}
+		l.add(mirror.Quiesce(mirror.QuiesceConfig{Reference: refDR + "2", Pair: pair, Gate: gate}))
+	}
+	if mode != failover.ModeUngraceful {
+		l.add(mirror.Drain(mirror.DrainConfig{Reference: refDR + "2", Pair: pair}))
+	}
+	l.add(mirror.StopMirror(mirror.StopMirrorConfig{Name: "stop-mirror/" + cfg.Standby.Name, Reference: refDR + "3", Pair: pair, Control: cfg.Standby.Mirror}))
+	l.add(mirror.EpochFence(mirror.EpochFenceConfig{Reference: refDR + "3", Pair: pair}))
+	l.add(mirror.RevisionFence(mirror.RevisionFenceConfig{Reference: refFence, Pair: pair, Margin: cfg.RevisionMargin, MarginUngraceful: cfg.RevisionMarginUngraceful, Limit: cfg.RevisionLimit}))
+	cfg.Standby.restartAPIServers(l)
+	l.steps = append(l.steps, cfg.AfterPromotion...)
+	if mode == failover.ModeDrill {
+		return
+	}
+	cfg.Primary.etcdOff(l, true)
+	cfg.Standby.etcdOff(l, false)
+	cfg.moveClients(l)
+}
+
+// moveClients brings users and clients to the standby.
+func (cfg *Config) moveClients(l *list) {
+	cfg.Standby.clientsOn(l)
+	if cfg.DNS != nil {
+		cfg.DNS.point(l, cfg.Domain, &cfg.Primary, &cfg.Standby)
+	} else {
+		l.ask("dns", fmt.Sprintf("Point %s to %s, and look on several resolvers whether it does", cfg.Domain, strings.Join(cfg.Standby.VIPs, ", ")), refDR+"5",
+			failover.Prompt{Undo: fmt.Sprintf("Point %s to %s again", cfg.Domain, strings.Join(cfg.Primary.VIPs, ", "))})
+	}
+	cfg.lookup(l)
+	l.ask("browser", fmt.Sprintf("Clear the browser's cache, open https://%s/ and see that it is %s", cfg.Domain, cfg.Standby.Name), refDR+"7", failover.Prompt{Harmless: true})
+	l.steps = append(l.steps, cfg.AfterSwitch...)
+}
+
+// reverse makes the old primary the standby. With differences it is a failback's.
+func (cfg *Config) reverse(l *list, differences *mirror.DifferenceReportConfig) {
+	back := cfg.pair(&cfg.Standby, &cfg.Primary)
+	if differences == nil {
+		gate, err := cfg.Primary.gate()
+		if err != nil {
+			l.errs = append(l.errs, err)
+			return
+		}
+		l.add(mirror.Reopen(mirror.ReopenConfig{Reference: refDR + "10", Gate: gate}))
+	}
+	cfg.Standby.etcdOn(l)
+	l.add(mirror.StartReverse(mirror.StartReverseConfig{Name: "mirror-to/" + cfg.Primary.Name, Reference: refDR + "10", Pair: back, Control: cfg.Primary.Mirror, Differences: differences, PointOfNoReturn: differences != nil}))
+	verdicts, err := cfg.verdicts(&cfg.Standby, &cfg.Primary)
+	if err != nil {
+		l.errs = append(l.errs, err)
+		return
+	}
+	l.add(mirror.VerdictGate(mirror.VerdictGateConfig{Name: "verdict/" + cfg.Primary.Name, Reference: refSetup + "3", Pair: back, Verdicts: verdicts,
+		Missed: cfg.AcceptMissed, Surplus: cfg.AcceptSurplus, Different: cfg.AcceptDifferent}))
+}
