@@ -303,6 +303,25 @@ func TestDifferenceReportIsHeldAgainstTheClusters(t *testing.T) {
 	}
 }
 
+// A report of an earlier promotion is not taken for one of the present.
+func TestDifferenceReportOfAnEarlierPromotion(t *testing.T) {
+	p := newParted(t, 4)
+	step := must(mirror.DifferenceReport(p.report()))
+	p.mustRun(plan(t, failover.ModeGraceful, step), "report.journal")
+	records := engine.Records(p.b, "ab")
+	if err := records.Demote(p.ctx); err != nil {
+		t.Fatal(err)
+	}
+	p.mirrored()
+	if err := errors.Join(p.ab.Stop(p.ctx), records.Promote(p.ctx, false)); err != nil {
+		t.Fatal(err)
+	}
+	got := p.observe(plan(t, failover.ModeGraceful, step))[mirror.NameDifferenceReport]
+	if got.State != failover.Blocked || !strings.Contains(got.Detail, "another report") {
+		t.Errorf("%+v", got)
+	}
+}
+
 // Nothing is overwritten at the old primary before what it wrote is written down; then it becomes the standby, and equal.
 func TestFailback(t *testing.T) {
 	p := newParted(t, 2)

@@ -193,7 +193,7 @@ func (r *revisionFence) observe(ctx context.Context) (failover.Observation, erro
 	case !compacted:
 		return pending("the standby is at revision %d, above the fence %d, and still tells of revisions below it", head, fence), nil
 	case left > 0:
-		return partial("the fence stands at %d, and %s is left to be removed", fence, plural(left, "key of its own")), nil
+		return partial("the fence stands at %d, and %s below %s is left to be removed", fence, plural(left, "key"), fillerPrefix), nil
 	}
 	return done("the standby is at revision %d and has forgotten all up to the fence %d, which is %d above the primary's last known revision", head, fence, fence-known), nil
 }

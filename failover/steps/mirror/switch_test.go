@@ -320,3 +320,53 @@ func TestDrainByRecordsAlone(t *testing.T) {
 		t.Errorf("lost: %v", lost)
 	}
 }
+
+// A standby that lacks something is not drained, however quiet the primary is.
+func TestDrainWaits(t *testing.T) {
+	s := newStage(t)
+	s.put(s.a, "/registry/configmaps/ns0/x", "1")
+	s.mirrored()
+	if err := s.ab.Stop(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.put(s.a, "/registry/configmaps/ns0/x", "2")
+	drain := must(mirror.Drain(mirror.DrainConfig{Pair: s.pair(), Timeout: time.Second}))
+	p := plan(t, failover.ModeGraceful, drain)
+	_, err := s.run(p, "drain.journal", failover.Hooks{})
+	if !errors.Is(err, failover.ErrStepFailed) {
+		t.Fatalf("without a mirror it ended with %v", err)
+	}
+	wantText(t, "the error", err.Error(), "the standby holds revision")
+	if err := s.ab.Start(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.mustRun(plan(t, failover.ModeGraceful, must(mirror.Drain(mirror.DrainConfig{Pair: s.pair()}))), "again.journal")
+	if got := s.content(s.b)["/registry/configmaps/ns0/x"]; got != "2" {
+		t.Errorf("the standby has %q", got)
+	}
+}
+
+// An instance that was forgotten keeps the mirror from counting as stopped, and is named.
+func TestStopMirrorFindsAForgottenInstance(t *testing.T) {
+	s := newStage(t)
+	s.mirrored()
+	cfg := mirrorConfig("ab")
+	cfg.Replica = "the-forgotten-one"
+	other := s.inProcess(s.a, s.b, cfg)
+	if err := other.Start(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("second instance", func() bool { return len(s.metadata(s.b, "ab").Replicas) == 2 })
+	stop := func(timeout time.Duration) *failover.Plan {
+		return plan(t, failover.ModeGraceful, must(mirror.StopMirror(mirror.StopMirrorConfig{Pair: s.pair(), Control: s.ab, Timeout: timeout})))
+	}
+	_, err := s.run(stop(time.Second), "stop.journal", failover.Hooks{})
+	if !errors.Is(err, failover.ErrStepFailed) {
+		t.Fatalf("it ended with %v", err)
+	}
+	wantText(t, "the error", err.Error(), "the-forgotten-one")
+	if err := other.Stop(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.mustRun(stop(0), "again.journal")
+}
