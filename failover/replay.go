@@ -114,7 +114,7 @@ func (p *progress) apply(r Record) error {
 	case RecordUndoEnd:
 		p.undo = nil
 	case RecordStopped:
-		p.stopped, p.waiting = r.Detail, nil
+		p.stopped = r.Detail // what was waited for is still to be decided
 	case RecordCopy:
 		if p.copy = r.Detail; r.Detail == copyReached {
 			p.copy = ""

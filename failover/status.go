@@ -77,8 +77,9 @@ type Status struct {
 	State   RunState
 	Outcome Outcome // with RunEnded
 	// Detail says why it stopped, or why it is being undone.
-	Detail  string
-	Step    string // that was touched last
+	Detail string
+	Step   string // that was touched last
+	// Waiting is what the run waits for, or did when its runner stopped.
 	Waiting *Waiting
 
 	Runs           int

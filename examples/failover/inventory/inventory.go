@@ -50,10 +50,10 @@ type Cluster struct {
 	Hosts      []Host      `json:"hosts"`   // of the control plane
 	HAProxy    []HAProxy   `json:"haproxy"`
 	APIServers []APIServer `json:"apiservers"`
-	// Gate is how it stops taking writes as a primary: on is closed. Left out: by an alarm of its etcd.
-	Gate *Toggle `json:"gate"`
+	// Gate is how it stops taking writes as a primary; left out: by an alarm of its etcd.
+	Gate *Gate `json:"gate"`
 	// Mirror starts and stops the mirror of which it is the standby.
-	Mirror *Toggle `json:"mirror"`
+	Mirror *Control `json:"mirror"`
 	// OnPromote are static Pods that run only at a primary, such as kube-controller-manager and kube-scheduler: they are started on each host at promotion.
 	OnPromote []StaticPod `json:"onPromote"`
 
@@ -108,13 +108,22 @@ type Command struct {
 	Undo   []string `json:"undo"` // left out: it cannot be undone
 }
 
-// Toggle is something on a host that is turned on and off by commands.
-type Toggle struct {
-	Host string   `json:"host"`
-	Root bool     `json:"root"`
-	On   []string `json:"on"`
-	Off  []string `json:"off"`
-	IsOn []string `json:"isOn"` // exit code 0: on; 1 or 3: off
+// Control is a mirror that commands on a host start and stop.
+type Control struct {
+	Host    string   `json:"host"`
+	Root    bool     `json:"root"`
+	Start   []string `json:"start"`
+	Stop    []string `json:"stop"`
+	Running []string `json:"running"` // exit code 0: it runs; 1 or 3: it does not
+}
+
+// Gate is what commands on a host close, to keep writes away, and open.
+type Gate struct {
+	Host   string   `json:"host"`
+	Root   bool     `json:"root"`
+	Close  []string `json:"close"`
+	Open   []string `json:"open"`
+	Closed []string `json:"closed"` // exit code 0: it is closed; 1 or 3: it is open
 }
 
 // StaticPod is a static Pod whose manifest is parked while it does not run.

@@ -130,8 +130,18 @@ func (c *Cluster) check(at string, bad report, onHost func(field, host string)) 
 	if len(c.APIServers) > 0 && c.Kubeconfig == "" {
 		bad(at+".kubeconfig", "is missing", "give one with the right to read /readyz and /metrics")
 	}
-	c.Gate.check(at+".gate", bad, onHost)
-	c.Mirror.check(at+".mirror", bad, onHost)
+	if g := c.Gate; g != nil {
+		onHost(at+".gate.host", g.Host)
+		if len(g.Close) == 0 || len(g.Open) == 0 || len(g.Closed) == 0 {
+			bad(at+".gate", "lacks close, open or closed", "give all three commands")
+		}
+	}
+	if m := c.Mirror; m != nil {
+		onHost(at+".mirror.host", m.Host)
+		if len(m.Start) == 0 || len(m.Stop) == 0 || len(m.Running) == 0 {
+			bad(at+".mirror", "lacks start, stop or running", "give all three commands")
+		}
+	}
 	for i, p := range c.OnPromote {
 		if p.Container == "" || len(p.Ready) == 0 {
 			bad(fmt.Sprintf("%s.onPromote[%d]", at, i), "lacks container or ready", "name the container, and a command on the host that ends with 0 when it serves")
@@ -139,16 +149,6 @@ func (c *Cluster) check(at string, bad report, onHost func(field, host string)) 
 	}
 	if len(c.OnPromote) > 0 && len(c.Hosts) == 0 {
 		bad(at+".hosts", "is missing", "name the hosts on which onPromote starts its Pods")
-	}
-}
-
-func (t *Toggle) check(at string, bad report, onHost func(field, host string)) {
-	if t == nil {
-		return
-	}
-	onHost(at+".host", t.Host)
-	if len(t.On) == 0 || len(t.Off) == 0 || len(t.IsOn) == 0 {
-		bad(at, "lacks on, off or isOn", "give all three commands")
 	}
 }
 

@@ -153,7 +153,7 @@ func (s *Site) cluster(name string) runbook.Cluster {
 	c := s.inv.Clusters[name]
 	at := "clusters." + name
 	k := runbook.Cluster{Name: name, VIPs: c.VIPs, Ports: c.Ports, Etcd: s.etcds[name], Kube: s.kubernetes(at+".kubeconfig", name, c.Kubeconfig, c.Context),
-		Gate: s.toggle(c.Gate).gate(), Mirror: s.toggle(c.Mirror).control(), EncryptionConfig: c.EncryptionConfig}
+		Gate: s.gate(c.Gate), Mirror: s.control(c.Mirror), EncryptionConfig: c.EncryptionConfig}
 	for _, h := range c.Hosts {
 		k.Hosts = append(k.Hosts, s.hosts[h.Name])
 	}

@@ -213,25 +213,19 @@ func excerpt(text string) string {
 	return text
 }
 
-// toggle is something that commands turn on and off, as the func values of a gate or a control.
+// toggle is something on a host that commands turn on and off.
 type toggle struct {
-	host nodes.Host
-	t    Toggle
+	host          nodes.Host
+	root          bool
+	on, off, isOn []string
 }
 
-func (s *Site) toggle(t *Toggle) *toggle {
-	if t == nil {
-		return nil
-	}
-	return &toggle{s.hosts[t.Host], *t}
+func (t toggle) about() string {
+	return fmt.Sprintf("%s on %s", strings.Join(t.on, " "), t.host.Name())
 }
 
-func (t *toggle) about() string {
-	return fmt.Sprintf("%s on %s", strings.Join(t.t.On, " "), t.host.Name())
-}
-
-func (t *toggle) isOn(ctx context.Context) (bool, error) {
-	result, err := t.host.Run(ctx, command(t.t.Root, t.t.IsOn))
+func (t toggle) state(ctx context.Context) (bool, error) {
+	result, err := t.host.Run(ctx, command(t.root, t.isOn))
 	switch {
 	case err != nil:
 		return false, err
@@ -240,24 +234,27 @@ func (t *toggle) isOn(ctx context.Context) (bool, error) {
 	case result.Exit == 1, result.Exit == 3: // systemctl is-active says 3
 		return false, nil
 	}
-	return false, fmt.Errorf("%s on %s ended with status %d, which is neither 0 (on) nor 1 or 3 (off): %s", strings.Join(t.t.IsOn, " "), t.host.Name(), result.Exit, excerpt(result.Stderr))
+	return false, fmt.Errorf("%s on %s ended with status %d, which is none of 0, 1 and 3: %s", strings.Join(t.isOn, " "), t.host.Name(), result.Exit, excerpt(result.Stderr))
 }
 
-func (t *toggle) on(ctx context.Context) error  { return run(ctx, t.host, command(t.t.Root, t.t.On)) }
-func (t *toggle) off(ctx context.Context) error { return run(ctx, t.host, command(t.t.Root, t.t.Off)) }
+func (t toggle) turn(args []string) func(context.Context) error {
+	return func(ctx context.Context) error { return run(ctx, t.host, command(t.root, args)) }
+}
 
 // control is a mirror that commands start and stop; nil without them.
-func (t *toggle) control() mirror.Control {
-	if t == nil {
+func (s *Site) control(c *Control) mirror.Control {
+	if c == nil {
 		return nil
 	}
-	return mirror.ControlFuncs{Text: t.about(), IsRunning: t.isOn, DoStart: t.on, DoStop: t.off}
+	t := toggle{s.hosts[c.Host], c.Root, c.Start, c.Stop, c.Running}
+	return mirror.ControlFuncs{Text: t.about(), IsRunning: t.state, DoStart: t.turn(c.Start), DoStop: t.turn(c.Stop)}
 }
 
-// gate is one that is closed while it is on; nil without commands.
-func (t *toggle) gate() mirror.Gate {
-	if t == nil {
+// gate is one that commands close and open; nil without them.
+func (s *Site) gate(g *Gate) mirror.Gate {
+	if g == nil {
 		return nil
 	}
-	return mirror.GateFuncs{Text: t.about(), IsClosed: t.isOn, DoClose: t.on, DoOpen: t.off}
+	t := toggle{s.hosts[g.Host], g.Root, g.Close, g.Open, g.Closed}
+	return mirror.GateFuncs{Text: t.about(), IsClosed: t.state, DoClose: t.turn(g.Close), DoOpen: t.turn(g.Open)}
 }

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -145,6 +146,19 @@ func (d *drain) holds(st State, revision int64) (bool, string) {
 	return true, ""
 }
 
+// nothingLeft reports whether the standby holds all up to a revision although its record does not say so: what the primary has written since the record is none of what is mirrored.
+// A mirror writes that down only at its CheckpointInterval, and the time without writes is too short to wait for it.
+func (d *drain) nothingLeft(ctx context.Context, st State, revision int64) (bool, error) {
+	if there, _ := d.holds(st, st.AppliedRevision); !there {
+		return false, nil
+	}
+	found, err := changes(ctx, d.Primary, d.RequestTimeout, st.AppliedRevision, revision, d.keys.Kept)
+	if errors.Is(err, errForgotten) {
+		return false, nil
+	}
+	return err == nil && len(found) == 0, err
+}
+
 func (d *drain) do(ctx context.Context) error {
 	for round := 1; ; round++ {
 		st, err := d.state(ctx)
@@ -167,7 +181,10 @@ func (d *drain) do(ctx context.Context) error {
 				return false, "", err
 			}
 			there, seen := d.holds(st, head)
-			return there, seen, nil
+			if !there {
+				there, err = d.nothingLeft(ctx, st, head)
+			}
+			return there, seen, err
 		}); err != nil {
 			return err
 		}
@@ -186,6 +203,6 @@ func (d *drain) do(ctx context.Context) error {
 			}
 			last = now
 		}
-		return failover.Save(ctx, KeyDrained, Drained{Revision: head, Head: last, ClusterID: st.SourceClusterID, At: time.Now().UTC().Round(time.Second)})
+		return failover.Save(ctx, KeyDrained, Drained{Revision: min(head, st.AppliedRevision), Head: last, ClusterID: st.SourceClusterID, At: time.Now().UTC().Round(time.Second)})
 	}
 }

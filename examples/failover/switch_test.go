@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/understudy-dr/understudy/drcheck"
+	"github.com/understudy-dr/understudy/examples/failover/inventory"
+	"github.com/understudy-dr/understudy/failover"
+	"github.com/understudy-dr/understudy/failover/steps/mirror"
+	"github.com/understudy-dr/understudy/internal/testutil"
+	"github.com/understudy-dr/understudy/internal/testutil/proc"
+)
+
+func TestMain(m *testing.M) {
+	proc.RunChild(map[string]func() int{"mirrorctl": mirrorctl, "runner": runner})
+	testutil.Main(m)
+}
+
+// runner is a child that carries a plan out, and kills itself when so many things have happened: observations, and records that are durable. 0 lets it live.
+// It ends with 3 where a person is waited for.
+func runner() int {
+	ctx := context.Background()
+	fail := func(err error) int { fmt.Fprintln(os.Stderr, err); return 1 }
+	lives, err := strconv.Atoi(os.Args[4])
+	if err != nil {
+		return fail(err)
+	}
+	inv, err := inventory.Load(os.Args[1])
+	if err != nil {
+		return fail(err)
+	}
+	site, err := inv.Open(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	defer site.Close()
+	plan, err := site.Plan(os.Args[2])
+	if err != nil {
+		return fail(err)
+	}
+	var happened atomic.Int64
+	event := func() {
+		if happened.Add(1) == int64(lives) {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+	r, err := failover.New(plan, failover.Config{Journal: os.Args[3], Copy: site.Copy(), NoWait: true, BlockedWait: 30 * time.Second, By: "test", Hooks: failover.Hooks{
+		Recorded: func(failover.RecordedInfo) { event() }, Observed: func(failover.ObservedInfo) { event() }}})
+	if err != nil {
+		return fail(err)
+	}
+	err = r.Run(ctx)
+	switch {
+	case errors.Is(err, failover.ErrWaiting):
+		return 3
+	case err != nil:
+		return fail(err)
+	}
+	return 0
+}
+
+// carryOut runs a plan to its end, by runners that are killed after 2, 3, … 6 things each, or are left alone. What a person is asked for is done at once. It returns how many runners were killed.
+func (w *world) carryOut(book, journal string, kill bool) (killed int) {
+	w.t.Helper()
+	journal = filepath.Join(w.dir, journal)
+	for round := 0; ; round++ {
+		if round > 1000 {
+			w.t.Fatal("the plan does not end")
+		}
+		lives := 0
+		if kill {
+			lives = 2 + round%5
+		}
+		p := proc.Start(w.t, "runner", nil, filepath.Join(w.dir, "inventory.yaml"), book, journal, strconv.Itoa(lives))
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+		err := p.Wait(ctx)
+		cancel()
+		log, readErr := failover.ReadJournal(journal)
+		if readErr != nil && !errors.Is(readErr, failover.ErrNoJournal) {
+			w.t.Fatal(readErr)
+		}
+		code := 0
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+			code = exit.ExitCode()
+		}
+		switch {
+		case err == nil:
+			return killed
+		case code == 3:
+			w.decide(journal, log.Status())
+		case err != nil && code == 0:
+			w.t.Fatalf("the runner does not end: %v: %s", err, p.Output())
+		case code == -1: // by the signal
+			killed++
+		default:
+			w.t.Fatalf("the runner ended with %d: %s", code, p.Output())
+		}
+	}
+}
+
+// decide does what is waited for.
+func (w *world) decide(journal string, s failover.Status) {
+	w.t.Helper()
+	d := failover.Decision{PlanHash: s.Hash, Step: s.Waiting.Step, By: "test", Role: s.Waiting.Role}
+	switch s.Waiting.For {
+	case failover.NeedConfirmation:
+		d.Kind = failover.DecisionConfirm
+	case failover.NeedAcceptance:
+		d.Kind, d.Loss = failover.DecisionAccept, s.Waiting.Loss
+		w.t.Logf("accepted: %s", d.Loss)
+	default:
+		w.t.Fatalf("the run waits for %+v", *s.Waiting)
+	}
+	w.t.Logf("%s: %s", d.Step, d.Kind)
+	if _, err := failover.Decide(journal, d); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// effects checks by a journal that no step acted twice after its effect was there: between two intents of a step, nothing was done.
+func (w *world) effects(journal string) {
+	w.t.Helper()
+	log, err := failover.ReadJournal(filepath.Join(w.dir, journal))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s := log.Status()
+	if s.Outcome != failover.OutcomeCompleted {
+		w.t.Errorf("the run ended as %q", s.Outcome)
+	}
+	for _, step := range s.Steps {
+		switch step.State {
+		case failover.StepDone, failover.StepAlready, failover.StepPassed, failover.StepAccepted, failover.StepConfirmed, failover.StepLeftOut:
+		default:
+			w.t.Errorf("step %s is %q", step.Name, step.State)
+		}
+	}
+	for _, r := range log.Records {
+		if strings.Contains(r.Detail, "hunter2") || strings.Contains(string(r.Value), "hunter2") {
+			w.t.Errorf("a secret is in record %d", r.Seq)
+		}
+	}
+}
+
+// inStep waits until the standby holds all, and a check has found so.
+func (w *world) mirrorFromTo(from, to *centre) {
+	w.t.Helper()
+	w.mirrors.start(to.name)
+	w.until("the mirror", func() bool {
+		v, err := drcheck.ReadVerdict(testutil.Context(w.t), to.client, mirrorName)
+		return err == nil && v.Phase == "tail"
+	})
+}
+
+// TestSwitchesOfRoles goes there and back: a planned switchover, an unplanned failover when the new primary dies, and the failback when it returns; all with users who write, a real load balancer before each
+// cluster and a real DNS. Runners are killed at every boundary of every step.
+func TestSwitchesOfRoles(t *testing.T) {
+	for _, kill := range []bool{false, true} {
+		t.Run(map[bool]string{false: "undisturbed", true: "killed at every boundary"}[kill], func(t *testing.T) {
+			if kill && testing.Short() {
+				t.Skip("long")
+			}
+			w := newWorld(t)
+			w.mirrorFromTo(w.dc1, w.dc2)
+			u := startUsers(t, w.resolver, 4)
+			w.until("traffic", func() bool { return u.count() > 100 })
+			w.switchover(u, kill)
+			w.failover(u, kill)
+		})
+	}
+}
+
+// switchover hands over from dc1 to dc2.
+func (w *world) switchover(u *users, kill bool) {
+	w.t.Helper()
+	w.inventory(w.dc1, w.dc2)
+	began := time.Now()
+	killed := w.carryOut("switchover", "switchover.journal", kill)
+	w.t.Logf("switchover: %v, %d runners killed, %d writes acknowledged, longest gap between two: %v", time.Since(began).Round(time.Millisecond), killed, u.count(), u.gap.Round(time.Millisecond))
+	w.effects("switchover.journal")
+	w.until("the users' move", func() bool { return u.allAt(w.dc2.vip) })
+	if lost := u.missing(keys(w.t, w.dc2.client)); len(lost) > 0 {
+		w.t.Errorf("%d acknowledged writes are lost: %v", len(lost), lost[:min(len(lost), 5)])
+	}
+	w.until("the mirror back", func() bool {
+		v, err := drcheck.ReadVerdict(testutil.Context(w.t), w.dc1.client, mirrorName)
+		return err == nil && v.Phase == "tail"
+	})
+	if kill && killed < 40 {
+		w.t.Errorf("only %d runners were killed", killed)
+	}
+}
+
+// failover is when dc2, the primary by now, dies; then it returns, and takes over again.
+func (w *world) failover(u *users, kill bool) {
+	w.t.Helper()
+	w.inventory(w.dc2, w.dc1)
+	before := u.count()
+	w.until("traffic", func() bool { return u.count() > before+100 })
+	// The mirror is cut off first, so that there is something to lose.
+	w.mirrors.kill(w.dc1.name)
+	before = u.count()
+	w.until("writes that are not mirrored", func() bool { return u.count() > before+50 })
+	for i := range 3 {
+		if err := w.dc2.etcd.StopMember(i); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	died := time.Now()
+	killed := w.carryOut("failover", "failover.journal", kill)
+	w.t.Logf("failover: %v, %d runners killed", time.Since(died).Round(time.Millisecond), killed)
+	w.effects("failover.journal")
+	w.until("the users' move", func() bool { return u.allAt(w.dc1.vip) })
+	verdict, err := drcheck.ReadVerdict(testutil.Context(w.t), w.dc1.client, mirrorName)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	lost := u.missing(keys(w.t, w.dc1.client))
+	loss := verdict.Loss(died)
+	w.t.Logf("%d acknowledged writes are lost; the verdict: %s", len(lost), loss.Since)
+	if len(lost) == 0 {
+		w.t.Error("nothing was lost: the test shows nothing")
+	}
+	for _, key := range lost {
+		if at := u.acked[userPrefix+key].at; !loss.Since.IsZero() && at.Before(loss.Since) {
+			w.t.Errorf("%s was acknowledged at %v, and the verdict says that nothing of before %v is lost", key, at, loss.Since)
+		}
+	}
+
+	// dc2 returns with what it had not sent.
+	for i := range 3 {
+		if err := w.dc2.etcd.StartMember(testutil.Context(w.t), i, nil); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	unsent := keys(w.t, w.dc2.client)
+	for key := range keys(w.t, w.dc1.client) {
+		delete(unsent, key)
+	}
+	w.inventory(w.dc1, w.dc2)
+	killed = w.carryOut("failback", "failback.journal", kill)
+	w.t.Logf("failback: %d runners killed", killed)
+	w.effects("failback.journal")
+	report, err := mirror.ReadDifferences(filepath.Join(w.dir, "differences.jsonl"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(w.dir, "differences.jsonl"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	listed := 0
+	for line := range strings.Lines(string(text)) {
+		if _, after, ok := strings.Cut(line, `"key":"`); ok {
+			key, _, _ := strings.Cut(after, `"`)
+			listed++
+			if !unsent[key] {
+				w.t.Errorf("the report lists %s, which had been sent", key)
+			}
+		}
+	}
+	if listed != len(unsent) || report.Count != listed {
+		w.t.Errorf("the report lists %d keys of %d, and counts %d", listed, len(unsent), report.Count)
+	}
+	w.until("the users' move", func() bool { return u.allAt(w.dc2.vip) })
+	// What was lost before stays lost; nothing else is.
+	again := u.missing(keys(w.t, w.dc2.client))
+	slices.Sort(lost)
+	slices.Sort(again)
+	if !slices.Equal(lost, again) {
+		w.t.Errorf("%d acknowledged writes are missing after the failback, %d were lost before", len(again), len(lost))
+	}
+}
