@@ -98,16 +98,21 @@ func (r *Run) killed(verb string, run func(ctx context.Context, runner *failover
 	kills := 0
 	for {
 		ctx, cancel := context.WithCancel(testutil.Context(r.t))
+		stopped := false
 		r.stop = func(point string) bool {
 			if done[point] {
 				return false
 			}
-			done[point] = true
+			done[point], stopped = true, true
 			cancel()
 			return true
 		}
 		err := run(ctx, r.Runner())
+		over := ctx.Err() != nil && !stopped
 		cancel()
+		if over {
+			r.t.Fatalf("%sdid not end in time: %v", verb, err)
+		}
 		if err == nil {
 			break
 		}
