@@ -39,12 +39,8 @@ const MaxContent = MaxOutput
 // File makes the steps. Each writes a temporary file in the same folder, syncs it and renames it. What was there is kept beside it as .NAME.before-HASH, with its owner and mode,
 // until Undo puts it back; Undo refuses when somebody has changed the file meanwhile. Errors match failover.ErrConfig.
 func File(cfg FileConfig) ([]failover.Step, error) {
-	p, errs := place("FileConfig", cfg.Path, cfg.Owner, cfg.Group, cfg.Mode, cfg.User)
-	if len(cfg.Content) > MaxContent {
-		errs = append(errs, badConfig(fmt.Sprintf("FileConfig.Content has %d bytes", len(cfg.Content)), fmt.Sprintf("install at most %d", MaxContent)))
-	}
-	errs = append(errs, checkHosts("FileConfig.Hosts", cfg.Hosts))
-	if err := errors.Join(errs...); err != nil {
+	p, err := cfg.check()
+	if err != nil {
 		return nil, err
 	}
 	if cfg.Name == "" {
@@ -65,6 +61,14 @@ func File(cfg FileConfig) ([]failover.Step, error) {
 		all = append(all, s.step(cfg.Name+"/"+stepPart(h), d))
 	}
 	return all, nil
+}
+
+func (cfg *FileConfig) check() (filePlace, error) {
+	p, errs := place("FileConfig", cfg.Path, cfg.Owner, cfg.Group, cfg.Mode, cfg.User)
+	if len(cfg.Content) > MaxContent {
+		errs = append(errs, badConfig(fmt.Sprintf("FileConfig.Content has %d bytes", len(cfg.Content)), fmt.Sprintf("install at most %d", MaxContent)))
+	}
+	return p, errors.Join(append(errs, checkHosts("FileConfig.Hosts", cfg.Hosts))...)
 }
 
 // CopyFileConfig are steps that copy a file from one host to others, one for each of these.

@@ -212,6 +212,10 @@ func (s fileStep) do(ctx context.Context) error {
 	if err := failover.Save(ctx, savedSum, hash); err != nil {
 		return err
 	}
+	return s.install(ctx, data, hash, now)
+}
+
+func (s fileStep) install(ctx context.Context, data []byte, hash string, now present) error {
 	p := s.place
 	res, err := s.host.Run(ctx, p.script(data, installScript, p.path, p.owner, p.group, p.mode, hash, s.keep(hash)))
 	if err := ended(s.host, res, err, nil); err != nil {
@@ -219,6 +223,22 @@ func (s fileStep) do(ctx context.Context) error {
 	}
 	failover.Note(ctx, fmt.Sprintf("%s: %s is installed, SHA-256 %s; before: %s", s.host.Name(), p.path, hash, now))
 	return nil
+}
+
+// Install installs a file on one host as the steps of File do, within a step of another kind; cfg.Hosts, Name and Reference are not used. If the file is there already it is left, and
+// changed is false. Taking it back is up to the caller; the old file is kept beside it.
+func Install(ctx context.Context, h Host, cfg FileConfig) (changed bool, err error) {
+	cfg.Hosts = []Host{h}
+	p, err := cfg.check()
+	if err != nil {
+		return false, err
+	}
+	s := fileStep{place: p, host: h}
+	now, err := s.probe().look(ctx)
+	if err != nil || s.isThere(now, sum(cfg.Content)) {
+		return false, err
+	}
+	return true, s.install(ctx, cfg.Content, sum(cfg.Content), now)
 }
 
 func (s fileStep) undo(ctx context.Context) error {

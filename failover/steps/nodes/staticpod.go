@@ -59,14 +59,12 @@ const DefaultPoll = 2 * time.Second
 func RestartStaticPod(cfg StaticPodConfig) ([]failover.Step, error) {
 	return staticPods(cfg, "restart", func(p staticPod) failover.Funcs {
 		d := failover.Description{Action: fmt.Sprintf("Restart %s on %s", p.container, p.host.Name()), Verify: p.cfg.ReadyCheck, Undo: "Nothing: the pod runs on"}
-		do := p.restartContainer
 		d.Commands = []string{"on " + p.host.Name() + ": sudo " + words(p.list("--quiet"), plainWord), "sudo " + words(append(slices.Clone(p.crictl), "rm", "--force"), plainWord) + " CONTAINER", "sudo systemctl restart kubelet.service"}
 		if p.cfg.Way == RestartManifest {
-			do = p.restartManifest
 			d.Commands = []string{fmt.Sprintf("on %s: sudo mv %s %s", p.host.Name(), plainWord(p.manifest), plainWord(p.away())), "wait until the container is gone",
 				fmt.Sprintf("sudo mv %s %s", plainWord(p.away()), plainWord(p.manifest))}
 		}
-		return failover.Funcs{Description: d, Observe: p.observeRestarted, Do: do, Undo: func(ctx context.Context) error {
+		return failover.Funcs{Description: d, Observe: p.observeRestarted, Do: p.doRestart, Undo: func(ctx context.Context) error {
 			if p.cfg.Way == RestartManifest { // an interrupted restart may have left it away
 				if err := p.manifestBack(ctx); err != nil {
 					return err
@@ -102,7 +100,8 @@ const (
 
 var containerName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-func staticPods(cfg StaticPodConfig, verb string, step func(p staticPod) failover.Funcs) ([]failover.Step, error) {
+// check fills in the defaults.
+func (cfg *StaticPodConfig) check(verb string) error {
 	var errs []error
 	bad := func(field, detail, hint string) {
 		errs = append(errs, badConfig("StaticPodConfig."+field+" "+detail, hint))
@@ -139,21 +138,25 @@ func staticPods(cfg StaticPodConfig, verb string, step func(p staticPod) failove
 		cfg.Poll = DefaultPoll
 	}
 	errs = append(errs, checkHosts("StaticPodConfig.Hosts", cfg.Hosts))
-	if err := errors.Join(errs...); err != nil {
+	cfg.Crictl = slices.Clone(cfg.Crictl)
+	if len(cfg.Crictl) == 0 {
+		cfg.Crictl = []string{"crictl"}
+	}
+	return errors.Join(errs...)
+}
+
+func staticPods(cfg StaticPodConfig, verb string, step func(p staticPod) failover.Funcs) ([]failover.Step, error) {
+	if err := cfg.check(verb); err != nil {
 		return nil, err
 	}
 	if cfg.Name == "" {
 		cfg.Name = verb + "/" + cfg.Container
 	}
-	crictl := slices.Clone(cfg.Crictl)
-	if len(crictl) == 0 {
-		crictl = []string{"crictl"}
-	}
 	var all []failover.Step
 	for _, h := range cfg.Hosts {
-		f := step(staticPod{cfg: cfg, host: h, container: cfg.Container, manifest: cfg.Manifest, crictl: crictl})
+		f := step(staticPod{cfg: cfg, host: h, container: cfg.Container, manifest: cfg.Manifest, crictl: cfg.Crictl})
 		f.Name, f.Timeout, f.Description.Reference = cfg.Name+"/"+stepPart(h), cfg.Timeout, cfg.Reference
-		f.Description.Inputs = map[string]any{"host": h.Name(), "container": cfg.Container, "manifest": cfg.Manifest, "way": cfg.Way, "crictl": crictl, "ready": cfg.ReadyCheck}
+		f.Description.Inputs = map[string]any{"host": h.Name(), "container": cfg.Container, "manifest": cfg.Manifest, "way": cfg.Way, "crictl": cfg.Crictl, "ready": cfg.ReadyCheck}
 		all = append(all, f.Step())
 	}
 	return all, nil

@@ -200,3 +200,37 @@ func TestStopAndStartStaticPod(t *testing.T) {
 		wantDone(t, os.RemoveAll(k.dir+"/manifests"))
 	}
 }
+
+// TestRestartAndInstall: the two that steps of other packages act through; a restart waits for the new container.
+func TestRestartAndInstall(t *testing.T) {
+	ctx := testutil.Context(t)
+	for _, way := range []nodes.RestartWay{nodes.RestartContainer, nodes.RestartManifest} {
+		k, h := startKubelet(t, "node-a")
+		asked := 0
+		cfg := nodes.StaticPodConfig{Way: way, Manifest: k.manifest, Poll: 5 * time.Millisecond, ReadyCheck: "it serves", Ready: func(context.Context, nodes.Host) error {
+			if asked++; asked < 3 {
+				return errors.New("not yet")
+			}
+			return nil
+		}}
+		for i := 1; i < 3; i++ {
+			wantDone(t, nodes.Restart(ctx, h, cfg))
+			if got := k.read(t, "container"); !strings.HasPrefix(got, fmt.Sprintf("container%d ", i)) || asked < 3 {
+				t.Errorf("%s: restart %d: it runs %q, asked %d times", way, i, got, asked)
+			}
+		}
+		owner, group := me()
+		file := nodes.FileConfig{Path: k.dir + "/enc", Content: []byte("x"), Owner: owner, Group: group}
+		for i, want := range []bool{true, false} {
+			if changed, err := nodes.Install(ctx, h, file); err != nil || changed != want {
+				t.Errorf("install %d: changed %v, %v", i, changed, err)
+			}
+		}
+		if k.read(t, "enc") != "x" {
+			t.Error("the file is not there")
+		}
+	}
+	wantConfig(t, nodes.Restart(ctx, local(t, ""), nodes.StaticPodConfig{}), "StaticPodConfig.Ready")
+	_, err := nodes.Install(ctx, local(t, ""), nodes.FileConfig{})
+	wantConfig(t, err, "FileConfig.Path")
+}

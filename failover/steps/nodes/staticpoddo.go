@@ -34,56 +34,76 @@ func (p staticPod) remember(ctx context.Context) (s sight, old []string, err err
 	return s, old, failover.Save(ctx, savedContainers, old)
 }
 
-func (p staticPod) restartContainer(ctx context.Context) error {
+// Restart restarts a static pod on one host, within a step of another kind, and waits until it is ready; cfg.Hosts, Name and Reference are not used. It remembers nothing:
+// called again after an interruption it restarts again.
+func Restart(ctx context.Context, h Host, cfg StaticPodConfig) error {
+	cfg.Hosts = []Host{h}
+	if err := cfg.check("restart"); err != nil {
+		return err
+	}
+	p := staticPod{cfg: cfg, host: h, container: cfg.Container, manifest: cfg.Manifest, crictl: cfg.Crictl}
+	s, err := p.look(ctx)
+	if err != nil {
+		return err
+	}
+	var old []string
+	for _, c := range s.running {
+		old = append(old, c.id)
+	}
+	if err := p.restart(ctx, s, old); err != nil {
+		return err
+	}
+	return p.wait(ctx, "is ready again", func(s sight) (string, error) {
+		if len(s.running) == 0 {
+			return "it does not run", nil
+		}
+		if slices.ContainsFunc(s.running, func(c container) bool { return slices.Contains(old, c.id) }) {
+			return "the old container runs yet", nil
+		}
+		return p.ready(ctx)
+	})
+}
+
+func (p staticPod) doRestart(ctx context.Context) error {
 	s, old, err := p.remember(ctx)
 	if err != nil {
 		return err
 	}
+	if err := p.restart(ctx, s, old); err != nil {
+		return err
+	}
+	return p.waitRestarted(ctx)
+}
+
+// restart ends the old containers.
+func (p staticPod) restart(ctx context.Context, s sight, old []string) error {
+	isOld := func(c container) bool { return slices.Contains(old, c.id) }
+	if p.cfg.Way == RestartManifest {
+		if !slices.ContainsFunc(s.running, isOld) && !s.away {
+			return nil
+		}
+		if err := p.stop(ctx); err != nil {
+			return err
+		}
+		return p.manifestBack(ctx)
+	}
 	if len(old) == 0 && len(s.running) == 0 {
 		return failover.Permanent(fmt.Errorf("%s: there is no container %s that runs: find out why before it is restarted", p.host.Name(), p.container))
 	}
-	acted := false
+	acted := len(s.running) == 0 // it went in a run that was interrupted before the kubelet was told
 	for _, c := range s.running {
-		if slices.Contains(old, c.id) {
-			args := append(slices.Clone(p.crictl), "rm", "--force", c.id)
-			if _, err := must(ctx, p.host, Command{Args: args, Root: true}, nil); err != nil {
+		if isOld(c) {
+			if _, err := must(ctx, p.host, Command{Args: append(slices.Clone(p.crictl), "rm", "--force", c.id), Root: true}, nil); err != nil {
 				return err
 			}
 			acted = true
 		}
 	}
-	// Also when the container went in a run that was interrupted before the kubelet was told.
-	if acted || len(s.running) == 0 {
-		if _, err := must(ctx, p.host, Command{Args: []string{"systemctl", "restart", "kubelet.service"}, Root: true}, nil); err != nil {
-			return err
-		}
+	if !acted {
+		return nil
 	}
-	return p.waitRestarted(ctx)
-}
-
-func (p staticPod) restartManifest(ctx context.Context) error {
-	s, old, err := p.remember(ctx)
-	if err != nil {
-		return err
-	}
-	isOld := func(c container) bool { return slices.Contains(old, c.id) }
-	if slices.ContainsFunc(s.running, isOld) || s.away {
-		if err := p.manifestAway(ctx); err != nil {
-			return err
-		}
-		if err := p.wait(ctx, "is gone", func(s sight) (string, error) {
-			if len(s.running) > 0 {
-				return "it runs yet", nil
-			}
-			return "", nil
-		}); err != nil {
-			return err
-		}
-		if err := p.manifestBack(ctx); err != nil {
-			return err
-		}
-	}
-	return p.waitRestarted(ctx)
+	_, err := must(ctx, p.host, Command{Args: []string{"systemctl", "restart", "kubelet.service"}, Root: true}, nil)
+	return err
 }
 
 func (p staticPod) waitRestarted(ctx context.Context) error {

@@ -98,16 +98,21 @@ func (r *Run) killed(verb string, run func(ctx context.Context, runner *failover
 	kills := 0
 	for {
 		ctx, cancel := context.WithCancel(testutil.Context(r.t))
+		stopped := false
 		r.stop = func(point string) bool {
 			if done[point] {
 				return false
 			}
-			done[point] = true
+			done[point], stopped = true, true
 			cancel()
 			return true
 		}
 		err := run(ctx, r.Runner())
+		over := ctx.Err() != nil && !stopped
 		cancel()
+		if over {
+			r.t.Fatalf("%sdid not end in time: %v", verb, err)
+		}
 		if err == nil {
 			break
 		}
@@ -118,12 +123,12 @@ func (r *Run) killed(verb string, run func(ctx context.Context, runner *failover
 	}
 	r.stop = func(string) bool { return false }
 	for call, n := range r.calls {
-		if n != 1 {
-			r.t.Errorf("%s was carried out %d times", call, n)
+		if n != 1 || !done["before "+call] || !done["after "+call] {
+			r.t.Errorf("%s was carried out %d times, given up before %v and after %v", call, n, done["before "+call], done["after "+call])
 		}
 	}
-	if kills == 0 || kills != 2*len(r.calls) {
-		r.t.Errorf("%d kills for %d steps, want two for each", kills, len(r.calls))
+	if len(r.calls) == 0 {
+		r.t.Errorf("%sno step acted", verb)
 	}
 }
 
