@@ -168,7 +168,9 @@ func TestRealServicesRecover(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	put(all[0], "before")
+	for _, n := range all { // each serves: one that has not yet would be mute without a quorum
+		put(n, "before")
+	}
 	began := must[string](t)(readFile(s.files["etcd-m2.service"]))
 	for _, n := range all[:2] {
 		if err := n.Member.Stop(ctx); err != nil {
