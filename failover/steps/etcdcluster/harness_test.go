@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	testutil.Main(m)
 }
 
-const short = 1500 * time.Millisecond // of requests: longer than an election takes
+const short = 1200 * time.Millisecond // of requests: longer than an election takes
 
 // cutter ends the session of a runner at boundaries, each at its first passing.
 type cutter struct {
