@@ -3,6 +3,7 @@ package etcdcluster_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -25,6 +26,7 @@ import (
 
 func TestMain(m *testing.M) {
 	proc.RunChild(map[string]func() int{"systemctl": systemctlMain})
+	_ = flag.Set("test.parallel", "6") // they wait for elections more than they work
 	testutil.Main(m)
 }
 
