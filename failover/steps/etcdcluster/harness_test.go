@@ -3,6 +3,7 @@ package etcdcluster_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -25,10 +26,11 @@ import (
 
 func TestMain(m *testing.M) {
 	proc.RunChild(map[string]func() int{"systemctl": systemctlMain})
+	_ = flag.Set("test.parallel", "6") // they wait for elections more than they work
 	testutil.Main(m)
 }
 
-const short = 1500 * time.Millisecond // of requests: longer than an election takes
+const short = 1200 * time.Millisecond // of requests: longer than an election takes
 
 // cutter ends the session of a runner at boundaries, each at its first passing.
 type cutter struct {

@@ -139,5 +139,5 @@ func (m funcMember) RestoreData(ctx context.Context, label string) error {
 	return m.f.RestoreDataBack(ctx, label)
 }
 
-// wipedLabel names moved data by the day and second at which it was moved.
+// labelLayout names moved data by the day and second at which it was moved.
 const labelLayout = "20060102-150405"

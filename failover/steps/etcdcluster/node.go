@@ -162,16 +162,20 @@ func shareURL(a, b []string) bool {
 	return slices.ContainsFunc(a, func(u string) bool { return slices.Contains(b, u) })
 }
 
-// listed finds a node in a member list: by its peer URLs, or by its name. wrong says what does not fit.
+// listed finds a node in a member list, by its peer URLs and its name; one that has not started has no name yet. wrong says what of another member, or of its own entry, does not fit.
 func (n Node) listed(members []*pb.Member) (m *pb.Member, wrong string) {
 	for _, m := range members {
-		byName, byURL := m.Name == n.Name, shareURL(m.PeerURLs, n.PeerURLs)
-		switch {
-		case byURL && sameURLs(m.PeerURLs, n.PeerURLs) && (byName || m.Name == ""):
+		if sameURLs(m.PeerURLs, n.PeerURLs) && (m.Name == n.Name || m.Name == "") {
 			return m, ""
-		case byURL && !byName && m.Name != "":
+		}
+	}
+	for _, m := range members {
+		if shareURL(m.PeerURLs, n.PeerURLs) && m.Name != n.Name && m.Name != "" {
 			return m, fmt.Sprintf("peer URL %s belongs to member %q with the ID %x, not to %q", strings.Join(n.PeerURLs, ","), m.Name, m.ID, n.Name)
-		case byName, byURL:
+		}
+	}
+	for _, m := range members {
+		if m.Name == n.Name || shareURL(m.PeerURLs, n.PeerURLs) {
 			return m, fmt.Sprintf("member %q with the ID %x has the peer URL %s, not %s", n.Name, m.ID, strings.Join(m.PeerURLs, ","), strings.Join(n.PeerURLs, ","))
 		}
 	}

@@ -27,12 +27,16 @@ import (
 
 const etcdBinary = "/usr/bin/etcd"
 
-// localHost runs commands on this machine.
-type localHost string
+// localHost runs commands on this machine; those that it has itself come first.
+type localHost struct{ bin string }
 
-func (h localHost) Name() string { return string(h) }
+func (h localHost) Name() string { return "here" }
 func (h localHost) Run(ctx context.Context, c nodes.Command) (nodes.Result, error) {
-	cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
+	program := filepath.Join(h.bin, c.Args[0])
+	if _, err := os.Stat(program); err != nil || h.bin == "" {
+		program = c.Args[0]
+	}
+	cmd := exec.CommandContext(ctx, program, c.Args[1:]...)
 	var out, errOut bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(c.Stdin), &out, &errOut
 	err := cmd.Run()
@@ -63,6 +67,7 @@ func systemctlMain() int {
 // supervisor keeps services: it runs etcd with the variables of an environment file, as a shell reads them.
 type supervisor struct {
 	t     *testing.T
+	bin   string // the folder of its systemctl
 	mu    sync.Mutex
 	units map[string]*proc.Proc
 	files map[string]string
@@ -93,7 +98,7 @@ func startSupervisor(t *testing.T) *supervisor {
 	if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	s.bin = dir
 	return s
 }
 
@@ -124,6 +129,7 @@ func TestRealServicesRecover(t *testing.T) {
 	if _, err := os.Stat(etcdBinary); err != nil {
 		t.Skip("etcd is not installed (Debian: etcd-server)")
 	}
+	t.Parallel()
 	ctx := testutil.Context(t)
 	s := startSupervisor(t)
 	var all []etcdcluster.Node
@@ -154,7 +160,7 @@ func TestRealServicesRecover(t *testing.T) {
 		s.files[unit] = file
 		cli := must[*clientv3.Client](t)(clientv3.New(clientv3.Config{Endpoints: []string{"http://" + ports[2*i+1]}, Logger: zap.NewNop()}))
 		t.Cleanup(func() { _ = cli.Close() })
-		member := must[etcdcluster.Member](t)(etcdcluster.Systemd(etcdcluster.SystemdConfig{Host: localHost("here"), Unit: unit, EnvFile: file, DataDir: data}))
+		member := must[etcdcluster.Member](t)(etcdcluster.Systemd(etcdcluster.SystemdConfig{Host: localHost{s.bin}, Unit: unit, EnvFile: file, DataDir: data}))
 		all = append(all, etcdcluster.Node{Name: name, PeerURLs: []string{"http://" + ports[2*i]}, Client: cli, Member: member})
 		if err := member.Start(ctx); err != nil {
 			t.Fatal(err)
@@ -168,7 +174,9 @@ func TestRealServicesRecover(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	put(all[0], "before")
+	for _, n := range all { // each serves: one that has not yet would be mute without a quorum
+		put(n, "before")
+	}
 	began := must[string](t)(readFile(s.files["etcd-m2.service"]))
 	for _, n := range all[:2] {
 		if err := n.Member.Stop(ctx); err != nil {
@@ -227,6 +235,7 @@ func readFile(name string) (string, error) {
 
 // TestStaticPodMovesItsManifest drives a manifest through a shell; the container is a file that follows the manifest, as the kubelet would have it.
 func TestStaticPodMovesItsManifest(t *testing.T) {
+	t.Parallel()
 	ctx, dir := t.Context(), t.TempDir()
 	manifests, data := filepath.Join(dir, "manifests"), filepath.Join(dir, "data")
 	for _, d := range []string{manifests, filepath.Join(data, "member")} {
@@ -239,7 +248,7 @@ func TestStaticPodMovesItsManifest(t *testing.T) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m := must[etcdcluster.Member](t)(etcdcluster.StaticPod(etcdcluster.StaticPodConfig{Host: localHost("here"), Manifest: file, Parked: parked, DataDir: data, ListRunning: []string{"sh", "-c", "ls " + file + " 2>/dev/null || true"}}))
+	m := must[etcdcluster.Member](t)(etcdcluster.StaticPod(etcdcluster.StaticPodConfig{Host: localHost{}, Manifest: file, Parked: parked, DataDir: data, ListRunning: []string{"sh", "-c", "ls " + file + " 2>/dev/null || true"}}))
 	running := func(want bool) {
 		t.Helper()
 		if got, err := m.Running(ctx); err != nil || got != want {
