@@ -67,6 +67,10 @@ func TestReal(t *testing.T) {
 	if _, err := cp.Client().CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	// A new node is marked as not ready, and nothing but the test says otherwise.
+	if _, err := cp.Client().CoreV1().Nodes().Patch(ctx, "node", types.MergePatchType, []byte(`{"spec":{"taints":null}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]func(t *testing.T){
 		"RestartPods": TestRestartPods, "KilledWhileWaiting": TestRestartPodsKilledWhileWaiting, "KilledAtIntent": TestRestartPodsKilledAtIntent, "Eviction": TestEvictionWaitsForBudget,
 		"Refusals": TestPodsThatNothingBringsBack, "Restart": TestRestartWorkloads, "RestartKilled": TestRestartWorkloadsKilled, "Scale": TestScale, "DryRun": TestDryRunTouchesNothing,
