@@ -156,7 +156,11 @@ func (s serverRestart) do(ctx context.Context) error {
 	}
 	if !begun {
 		before = process{}
-		if before.Started, err = s.started(ctx); err != nil {
+		before.Started, err = s.started(ctx)
+		if ctx.Err() != nil { // the step's end says nothing about the server
+			return ctx.Err()
+		}
+		if err != nil {
 			failover.Note(ctx, "before the restart it does not answer: "+err.Error())
 		}
 		if err := failover.Save(ctx, keyBefore, before); err != nil {
@@ -165,6 +169,9 @@ func (s serverRestart) do(ctx context.Context) error {
 	}
 	// One that does not answer may be about to come back from the restart before a crash; another restart costs no more than time.
 	if now, err := s.started(ctx); err != nil || !before.ended(now) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err := s.restarter.Restart(ctx); err != nil {
 			return fmt.Errorf("restart: %w", err)
 		}

@@ -132,11 +132,13 @@ func (c *Cluster) await(ctx context.Context, look func(ctx context.Context) (don
 	for {
 		select {
 		case <-ctx.Done():
-			if last == "" {
-				return ctx.Err()
-			}
-			return fmt.Errorf("%s: %w", last, ctx.Err())
 		case <-timer.C:
+		}
+		if err := ctx.Err(); err != nil { // also where both were ready: nothing begins after the end
+			if last == "" {
+				return err
+			}
+			return fmt.Errorf("%s: %w", last, err)
 		}
 		done, detail, err := look(ctx)
 		switch {

@@ -22,5 +22,5 @@
 // # Limits
 //
 // Every request has a deadline of its own (ClusterConfig.RequestTimeout). No step reads Secrets, and Remove refuses to. What a program in a pod prints beyond the addresses it is asked for is not shown.
-// Clusters from 1.20 on are meant; see docs/ for what is tested.
+// Clusters from 1.20 on are meant (evictions from 1.22 on); the tests run against 1.36.
 package kube

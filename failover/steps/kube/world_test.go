@@ -14,7 +14,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -39,22 +38,22 @@ type world struct {
 	real    *kubeapi.ControlPlane // nil: simulated
 	held    atomic.Bool           // the node starts no pods
 	stay    atomic.Bool           // the node ends no pods
-	writes  func() int            // how many requests were no reading
+	writes  func() int            // how many requests were no reading; nil: not counted
+	podIP   string                // of the pods; set before they are made
 }
 
 var namespaces atomic.Int64
 
 // inWorlds runs a test in the simulated and in the real world.
 func inWorlds(t *testing.T, test func(w *world)) {
-	t.Run("simulated", func(t *testing.T) { test(simulatedWorld(t)) })
+	if shared.ControlPlane == nil { // otherwise that was done before
+		t.Run("simulated", func(t *testing.T) { test(simulatedWorld(t)) })
+	}
 	t.Run("real", func(t *testing.T) { test(realWorld(t)) })
 }
 
 // shared is the real control plane of all tests. It belongs to TestReal, below which they run when there are binaries.
-var shared struct {
-	sync.Mutex
-	*kubeapi.ControlPlane
-}
+var shared struct{ *kubeapi.ControlPlane }
 
 // TestReal runs each test of both worlds in the real one.
 func TestReal(t *testing.T) {
@@ -67,9 +66,14 @@ func TestReal(t *testing.T) {
 	if _, err := cp.Client().CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	// A new node is marked as not ready, and nothing but the test says otherwise.
+	if _, err := cp.Client().CoreV1().Nodes().Patch(ctx, "node", types.MergePatchType, []byte(`{"spec":{"taints":null}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]func(t *testing.T){
 		"RestartPods": TestRestartPods, "KilledWhileWaiting": TestRestartPodsKilledWhileWaiting, "KilledAtIntent": TestRestartPodsKilledAtIntent, "Eviction": TestEvictionWaitsForBudget,
 		"Refusals": TestPodsThatNothingBringsBack, "Restart": TestRestartWorkloads, "RestartKilled": TestRestartWorkloadsKilled, "Scale": TestScale, "DryRun": TestDryRunTouchesNothing,
+		"Resolve": testResolveReal, "Remove": testRemoveReal, "ReadCheck": testReadCheckReal,
 	} {
 		t.Run(name, test)
 	}
@@ -144,6 +148,9 @@ func (w *world) node(ctx context.Context) {
 			_ = w.client.CoreV1().Pods(w.ns).Bind(ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, UID: pod.UID}, Target: corev1.ObjectReference{Kind: "Node", Name: "node"}}, metav1.CreateOptions{})
 		case !isReady(pod):
 			pod.Status.Phase = corev1.PodRunning
+			if w.podIP != "" {
+				pod.Status.PodIP, pod.Status.PodIPs = w.podIP, []corev1.PodIP{{IP: w.podIP}}
+			}
 			pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
 			_, _ = w.client.CoreV1().Pods(w.ns).UpdateStatus(ctx, &pod, metav1.UpdateOptions{})
 		}
@@ -309,11 +316,4 @@ func wantError(t *testing.T, err error, kind error, parts ...string) {
 			t.Errorf("error does not say %q: %v", part, err)
 		}
 	}
-}
-
-func ignoreNotFound(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
 }
