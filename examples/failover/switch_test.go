@@ -138,6 +138,13 @@ func (w *world) effects(journal string) {
 		w.t.Fatal(err)
 	}
 	s := log.Status()
+	var slow []string
+	for _, step := range s.Steps {
+		if took := step.Ended.Sub(step.Began); took > time.Second {
+			slow = append(slow, fmt.Sprintf("%s %v", step.Name, took.Round(100*time.Millisecond)))
+		}
+	}
+	w.t.Logf("%s: slow steps: %s", journal, strings.Join(slow, ", "))
 	if s.Outcome != failover.OutcomeCompleted {
 		w.t.Errorf("the run ended as %q", s.Outcome)
 	}
@@ -192,7 +199,7 @@ func (w *world) switchover(u *users, kill bool) {
 	w.t.Logf("switchover: %v, %d runners killed, %d writes acknowledged, longest gap between two: %v", time.Since(began).Round(time.Millisecond), killed, u.count(), u.gap.Round(time.Millisecond))
 	w.effects("switchover.journal")
 	w.until("the users' move", func() bool { return u.allAt(w.dc2.vip) })
-	if lost := u.missing(keys(w.t, w.dc2.client)); len(lost) > 0 {
+	if lost := u.missing(w.t, w.dc2.client); len(lost) > 0 {
 		w.t.Errorf("%d acknowledged writes are lost: %v", len(lost), lost[:min(len(lost), 5)])
 	}
 	w.until("the mirror back", func() bool {
@@ -228,14 +235,14 @@ func (w *world) failover(u *users, kill bool) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	lost := u.missing(keys(w.t, w.dc1.client))
+	lost := u.missing(w.t, w.dc1.client)
 	loss := verdict.Loss(died)
 	w.t.Logf("%d acknowledged writes are lost; the verdict: %s", len(lost), loss.Since)
 	if len(lost) == 0 {
 		w.t.Error("nothing was lost: the test shows nothing")
 	}
 	for _, key := range lost {
-		if at := u.acked[userPrefix+key].at; !loss.Since.IsZero() && at.Before(loss.Since) {
+		if at := u.ackedAt(key); !loss.Since.IsZero() && at.Before(loss.Since) {
 			w.t.Errorf("%s was acknowledged at %v, and the verdict says that nothing of before %v is lost", key, at, loss.Since)
 		}
 	}
@@ -277,9 +284,7 @@ func (w *world) failover(u *users, kill bool) {
 	}
 	w.until("the users' move", func() bool { return u.allAt(w.dc2.vip) })
 	// What was lost before stays lost; nothing else is.
-	again := u.missing(keys(w.t, w.dc2.client))
-	slices.Sort(lost)
-	slices.Sort(again)
+	again := u.missing(w.t, w.dc2.client)
 	if !slices.Equal(lost, again) {
 		w.t.Errorf("%d acknowledged writes are missing after the failback, %d were lost before", len(again), len(lost))
 	}

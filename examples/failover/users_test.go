@@ -3,8 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
-	"strings"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -20,22 +21,17 @@ type users struct {
 	wg       sync.WaitGroup
 
 	mu    sync.Mutex
-	acked map[string]ack
+	acked map[string]time.Time
 	last  map[string]string // where each user wrote last
 	gap   time.Duration     // the longest time in which no write was acknowledged
 	prev  time.Time
-}
-
-type ack struct {
-	at      time.Time
-	cluster uint64
 }
 
 const userPrefix = "/registry/configmaps/team/"
 
 func startUsers(t *testing.T, resolver string, n int) *users {
 	ctx, cancel := context.WithCancel(context.Background())
-	u := &users{resolver: resolver, cancel: cancel, acked: map[string]ack{}, last: map[string]string{}}
+	u := &users{resolver: resolver, cancel: cancel, acked: map[string]time.Time{}, last: map[string]string{}}
 	for i := range n {
 		u.wg.Go(func() { u.write(ctx, fmt.Sprintf("u%d", i)) })
 	}
@@ -77,19 +73,19 @@ func (u *users) write(ctx context.Context, user string) {
 		}
 		key := fmt.Sprintf("%s%s-%06d", userPrefix, user, n)
 		call, cancel := context.WithTimeout(ctx, time.Second)
-		resp, err := client.Put(call, key, fmt.Sprintf(`{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"%s-%06d","namespace":"team","uid":"%s-%d"}}`, user, n, user, n))
+		_, err := client.Put(call, key, fmt.Sprintf(`{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"%s-%06d","namespace":"team","uid":"%s-%d"}}`, user, n, user, n))
 		cancel()
 		if err != nil {
 			drop()
 			rest(ctx, 50*time.Millisecond)
 			continue
 		}
-		u.acknowledged(user, key, vip, resp.Header.ClusterId)
+		u.acknowledged(user, key, vip)
 		rest(ctx, 10*time.Millisecond)
 	}
 }
 
-func (u *users) acknowledged(user, key, vip string, cluster uint64) {
+func (u *users) acknowledged(user, key, vip string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := time.Now()
@@ -97,7 +93,7 @@ func (u *users) acknowledged(user, key, vip string, cluster uint64) {
 		u.gap = max(u.gap, now.Sub(u.prev))
 	}
 	u.prev = now
-	u.acked[key] = ack{now, cluster}
+	u.acked[key] = now
 	u.last[user] = vip
 }
 
@@ -143,14 +139,19 @@ func keys(t *testing.T, client *clientv3.Client) map[string]bool {
 	return found
 }
 
-// missing are the acknowledged writes that are not among the keys.
-func (u *users) missing(found map[string]bool) (all []string) {
+// missing are the writes that were acknowledged before the etcd was read and that it lacks.
+func (u *users) missing(t *testing.T, client *clientv3.Client) (all []string) {
+	t.Helper()
+	u.mu.Lock()
+	acked := slices.Sorted(maps.Keys(u.acked))
+	u.mu.Unlock()
+	found := keys(t, client)
+	return slices.DeleteFunc(acked, func(key string) bool { return found[key] })
+}
+
+// ackedAt is when a write was acknowledged.
+func (u *users) ackedAt(key string) time.Time {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for key := range u.acked {
-		if !found[key] {
-			all = append(all, strings.TrimPrefix(key, userPrefix))
-		}
-	}
-	return all
+	return u.acked[key]
 }

@@ -40,8 +40,8 @@ func (d *DNS) check(c *checks) {
 
 // preflight asks whether everything that a change needs is there.
 func (d *DNS) preflight(l *list, domain string, to *Cluster) {
-	l.add(dns.UpdateAllowed(dns.UpdateAllowedConfig{Name: "dns-allowed", Reference: "Understudy: preflight", Provider: d.Provider, Domain: domain, Data: to.VIPs}))
-	l.add(dns.ResolversAnswer(dns.ResolversAnswerConfig{Name: "dns-resolvers-answer", Reference: "Understudy: preflight", Resolvers: d.Resolvers, Domain: domain}))
+	l.add(dns.UpdateAllowed(dns.UpdateAllowedConfig{Name: "dns-allowed", Reference: refPreflight, Provider: d.Provider, Domain: domain, Data: to.VIPs}))
+	l.add(dns.ResolversAnswer(dns.ResolversAnswerConfig{Name: "dns-resolvers-answer", Reference: refPreflight, Resolvers: d.Resolvers, Domain: domain}))
 }
 
 // lower makes resolvers forget the record soon.

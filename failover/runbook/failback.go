@@ -28,7 +28,7 @@ func GlobalClusterFailback(cfg Config) (failover.PlanConfig, error) {
 	before := cfg.pair(&cfg.Standby, &cfg.Primary)
 	report := mirror.DifferenceReportConfig{Reference: "Understudy: nothing is overwritten unseen", Pair: before, Path: cfg.Differences, Values: cfg.DifferenceValues}
 	l.add(mirror.DifferenceReport(report))
-	l.ask("differences-read", fmt.Sprintf("Read %s: what it lists was acknowledged by the old primary and is overwritten by what follows. Put in again at %s what is still wanted", cfg.Differences, cfg.Primary.Name),
+	l.ask("differences-read", fmt.Sprintf("Read %s: what it lists was acknowledged by the old primary and is overwritten or removed by what follows. Put in again at %s what is still wanted", cfg.Differences, cfg.Primary.Name),
 		"Understudy: nothing is overwritten unseen", failover.Prompt{Role: cfg.Approval.Role, Harmless: true})
 	turned := cfg.reversed()
 	turned.reverse(&l, &report)

@@ -58,7 +58,7 @@ func (k *Cluster) ready(l *list) {
 	for _, s := range k.APIServers {
 		servers = append(servers, s.Address)
 	}
-	l.all(kube.APIServersReady(kube.APIServersReadyConfig{Name: "apiserver-ready", Reference: "Understudy: preflight", Cluster: k.Kube, Servers: servers}))
+	l.all(kube.APIServersReady(kube.APIServersReadyConfig{Name: "apiserver-ready", Reference: refPreflight, Cluster: k.Kube, Servers: servers}))
 }
 
 // restartAPIServers drops what the watch caches of the cluster's API servers know of before the revision fence.

@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/understudy-dr/understudy/failover"
 	"github.com/understudy-dr/understudy/failover/steps/etcdcluster"
+	"github.com/understudy-dr/understudy/failover/steps/glusterfs"
 	"github.com/understudy-dr/understudy/failover/steps/network"
 )
 
@@ -25,6 +28,8 @@ type StretchConfig struct {
 	// FenceHow says how the lost members are kept from coming back as a second cluster, for the person who does it; FenceRole is that person's. Fenced looks whether it was done; nil: the person confirms it.
 	FenceHow, FenceRole string
 	Fenced              func(ctx context.Context) (fenced bool, detail string, err error)
+	// Gluster are the volumes; nil leaves them out.
+	Gluster *Gluster
 	// RoundTrip are host:port, one at least of each data centre, whose round-trip time has to be within RoundTripLimit before members come back; 0 is network.DefaultRoundTripLimit, 5 ms. Empty: not looked at.
 	RoundTrip      []string
 	RoundTripLimit time.Duration
@@ -36,12 +41,26 @@ type StretchConfig struct {
 	AfterEtcd []failover.Step
 }
 
+// Gluster are the volumes of a GlusterFS.
+type Gluster struct {
+	glusterfs.Cluster
+	// Saved is the file on this machine in which StretchQuorumRestore keeps the options that the volumes had, and from which StretchFailback restores them. Required.
+	Saved string
+	// Labels are what has to be put back on nodes that were lost, such as "glusterfs=storage-host"; a person is asked.
+	Labels []string
+	// Usual restores volumes of which nothing was saved to type auto and count 3; without it they stay as they are.
+	Usual bool
+}
+
 const refStretch = "stretch cluster, data centre 1 "
 
 func (cfg *StretchConfig) check() error {
 	var c checks
 	if !clusterName(cfg.Cluster) {
 		c.bad(fmt.Sprintf("Cluster %q is no name", cfg.Cluster), "use 1 to 40 letters, digits and '-'")
+	}
+	if cfg.Gluster != nil && cfg.Gluster.Saved == "" {
+		c.bad("Gluster.Saved is empty", "give the path of a file for the options that the volumes had")
 	}
 	return errors.Join(c.errs...)
 }
@@ -62,6 +81,9 @@ func StretchQuorumRestore(cfg StretchConfig) (failover.PlanConfig, error) {
 	l.all(etcdcluster.Remove(etcdcluster.RemoveConfig{Reference: etcd, Members: []etcdcluster.Node{survivor}, Remove: cfg.others()}))
 	l.add(etcdcluster.Health(etcdcluster.HealthConfig{Reference: etcd, Nodes: []etcdcluster.Node{survivor}}))
 	l.steps = append(l.steps, cfg.AfterEtcd...)
+	if g := cfg.Gluster; g != nil {
+		l.add(glusterfs.SetQuorum(glusterfs.SetConfig{Reference: refStretch + "failure, recovering GlusterFS", Cluster: g.Cluster, Export: g.Saved}))
+	}
 	l.ask("workloads", "See that the workloads of the lost data centre run in the one that is left, and can write to their volumes", refStretch+"failure, recovering GlusterFS", failover.Prompt{Harmless: true})
 	return l.plan(failover.PlanConfig{Name: cmp.Or(cfg.Plan, "stretch-restore"), Title: fmt.Sprintf("%s: quorum restored from %s", cfg.Cluster, survivor.Name),
 		Purpose:  "The data centre with the majority of etcd's members and of GlusterFS's bricks is lost. Both are made writable with what is left.",
@@ -83,9 +105,33 @@ func StretchFailback(cfg StretchConfig) (failover.PlanConfig, error) {
 	l.all(etcdcluster.Add(etcdcluster.AddConfig{Reference: etcd, Members: []etcdcluster.Node{survivor}, Add: back, Wait: cfg.Wait}))
 	l.add(etcdcluster.Health(etcdcluster.HealthConfig{Reference: etcd, Nodes: append([]etcdcluster.Node{survivor}, back...)}))
 	l.steps = append(l.steps, cfg.AfterEtcd...)
+	if g := cfg.Gluster; g != nil {
+		if err := cfg.gluster(&l, g); err != nil {
+			return failover.PlanConfig{}, err
+		}
+	}
 	return l.plan(failover.PlanConfig{Name: cmp.Or(cfg.Plan, "stretch-failback"), Title: fmt.Sprintf("%s: the lost members return", cfg.Cluster),
 		Purpose:  "The lost data centre is back. Its members join etcd again, empty and one at a time, and the volumes get back the quorum that they had.",
 		Approval: cfg.Approval, OnFailure: failover.FailureStop, Inputs: map[string]any{"cluster": cfg.Cluster}})
+}
+
+// gluster restores the volumes' options.
+func (cfg *StretchConfig) gluster(l *list, g *Gluster) error {
+	const failback = refStretch + "failback, etcd and GlusterFS"
+	if len(g.Labels) > 0 {
+		l.ask("labels", "Put the labels "+strings.Join(g.Labels, ", ")+" back on the nodes that were lost, and see that their GlusterFS pods run", failback, failover.Prompt{Harmless: true})
+	}
+	restore := glusterfs.RestoreConfig{Reference: failback, Cluster: g.Cluster}
+	if g.Usual {
+		restore.Otherwise = &glusterfs.Usual
+	}
+	var err error
+	if restore.Former, err = glusterfs.ReadExport(g.Saved); err != nil && !(g.Usual && errors.Is(err, fs.ErrNotExist)) {
+		return err
+	}
+	l.add(glusterfs.RestoreQuorum(restore))
+	l.ask("heal", "See that all volumes heal: gluster volume heal VOLUME info shows no entries", failback, failover.Prompt{Harmless: true})
+	return nil
 }
 
 // survivor is the member from which the new cluster is made.

@@ -3,13 +3,11 @@ package runbook
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/understudy-dr/understudy/failover"
 	"github.com/understudy-dr/understudy/failover/steps/mirror"
-	"github.com/understudy-dr/understudy/failover/steps/network"
-	"github.com/understudy-dr/understudy/failover/steps/nodes"
+	"github.com/understudy-dr/understudy/failover/steps/mirror/engine"
 )
 
 // Where steps come from.
@@ -69,29 +67,11 @@ func (cfg *Config) inputs() any {
 	return map[string]any{"primary": cfg.Primary.Name, "standby": cfg.Standby.Name, "domain": cfg.Domain, "mirror": cfg.Mirror.Name}
 }
 
-// preflight are gates: what a switch needs is reached, and answers, before anything is changed.
-func (cfg *Config) preflight(l *list, mode failover.Mode) {
-	hosts := slices.Clone(cfg.Standby.Hosts)
-	if mode == failover.ModeGraceful {
-		hosts = append(hosts, cfg.Primary.Hosts...)
-	}
-	if len(hosts) > 0 {
-		l.add(nodes.Preflight(nodes.PreflightConfig{Name: "hosts", Reference: "Understudy: preflight", Hosts: hosts}))
-	}
-	if cfg.DNS != nil {
-		cfg.DNS.preflight(l, cfg.Domain, &cfg.Standby)
-	}
-	if len(cfg.Standby.Balancers) == 0 { // else its frontends are turned on, and looked at then
-		l.add(network.PortsOpen(network.PortsConfig{Name: "ports/" + cfg.Standby.Name, Reference: "global cluster DR, required resources", Addresses: cfg.Standby.VIPs, Ports: cfg.Standby.Ports}))
-	}
-	cfg.Standby.ready(l)
-}
-
 // switchRoles are the steps from the last look at the standby to its clients' arrival.
-func (cfg *Config) switchRoles(l *list, mode failover.Mode) {
+func (cfg Config) switchRoles(l *list, mode failover.Mode) {
 	pair := cfg.pair(&cfg.Primary, &cfg.Standby)
 	if mode == failover.ModeUngraceful {
-		pair.Primary = nil
+		pair.Primary, cfg.Primary.Etcd = nil, nil
 		cfg.Primary.clientsOff(l, true)
 		cfg.primaryIsOff(l)
 	}
@@ -100,9 +80,7 @@ func (cfg *Config) switchRoles(l *list, mode failover.Mode) {
 		l.errs = append(l.errs, err)
 		return
 	}
-	gatePair := pair
-	gatePair.Primary = cfg.Primary.Etcd
-	l.add(mirror.VerdictGate(mirror.VerdictGateConfig{Reference: refDR + "2", Pair: gatePair, Verdicts: verdicts, MaxAge: cfg.MaxCheckAge,
+	l.add(mirror.VerdictGate(mirror.VerdictGateConfig{Reference: refDR + "2", Pair: pair, Verdicts: verdicts, MaxAge: cfg.MaxCheckAge,
 		Missed: cfg.AcceptMissed, Surplus: cfg.AcceptSurplus, Different: cfg.AcceptDifferent, PrimaryEnded: cfg.PrimaryEnded}))
 	if cfg.DNS != nil && mode == failover.ModeGraceful {
 		cfg.DNS.lower(l, cfg.Domain)
@@ -159,6 +137,14 @@ func (cfg *Config) reverse(l *list, differences *mirror.DifferenceReportConfig) 
 	}
 	cfg.Standby.etcdOn(l)
 	l.add(mirror.StartReverse(mirror.StartReverseConfig{Name: "mirror-to/" + cfg.Primary.Name, Reference: refDR + "10", Pair: back, Control: cfg.Primary.Mirror, Differences: differences, PointOfNoReturn: differences != nil}))
+	if differences != nil {
+		remover, err := engine.NewRemover(cfg.Standby.Etcd, cfg.Primary.Etcd, cfg.Check)
+		if err != nil {
+			l.errs = append(l.errs, err)
+			return
+		}
+		l.add(mirror.RemoveUnsent(mirror.RemoveUnsentConfig{Reference: "Understudy: what was never sent is not brought back unseen", Pair: back, Report: differences.Path, Remover: remover}))
+	}
 	verdicts, err := cfg.verdicts(&cfg.Standby, &cfg.Primary)
 	if err != nil {
 		l.errs = append(l.errs, err)

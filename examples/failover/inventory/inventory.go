@@ -236,6 +236,7 @@ type Member struct {
 type GlusterFS struct {
 	Host   string   `json:"host"`
 	Exec   []string `json:"exec"`
-	Saved  string   `json:"saved"` // file for the options that the volumes had
-	Labels []string `json:"labels"`
+	Saved  string   `json:"saved"`  // file for the options that the volumes had
+	Labels []string `json:"labels"` // that a person puts back on the nodes that were lost
+	Usual  bool     `json:"usual"`  // volumes of which nothing was saved get type auto and count 3
 }

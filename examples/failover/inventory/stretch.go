@@ -8,6 +8,7 @@ import (
 	"github.com/understudy-dr/understudy/failover"
 	"github.com/understudy-dr/understudy/failover/runbook"
 	"github.com/understudy-dr/understudy/failover/steps/etcdcluster"
+	"github.com/understudy-dr/understudy/failover/steps/glusterfs"
 )
 
 // Stretch is the inventory as the runbooks of a stretched cluster take it.
@@ -32,6 +33,9 @@ func (s *Site) Stretch() (runbook.StretchConfig, error) {
 		} else {
 			cfg.Outage.Survivors = append(cfg.Outage.Survivors, node)
 		}
+	}
+	if g := in.GlusterFS; g != nil {
+		cfg.Gluster = &runbook.Gluster{Cluster: glusterfs.Cluster{Host: s.hosts[g.Host], Exec: g.Exec}, Saved: s.path(g.Saved), Labels: g.Labels, Usual: g.Usual}
 	}
 	return cfg, errors.Join(s.errs...)
 }

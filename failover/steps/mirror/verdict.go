@@ -67,7 +67,7 @@ const (
 type VerdictGateConfig struct {
 	Name      string // "" is NameVerdict
 	Reference string
-	Pair      Pair // Primary is required
+	Pair      Pair // Primary is required, but for a plan without it
 	Verdicts  Verdicts
 	// MaxAge is how old a check may be that counts; 0 is DefaultVerdictMaxAge. Its age is from its beginning by the clock of the host that checked to now by the clock of this one; a check that
 	// began in the future counts as too old, so that a wrong clock leads to another check.
@@ -85,10 +85,10 @@ type VerdictGateConfig struct {
 // VerdictGate lets a plan go on when the standby is proven to hold what the primary holds: a check of the running pair, not older than MaxAge and without unexpected differences. Where there is none
 // it makes one; differences fail the step, and resuming checks again. There is nothing to undo.
 //
-// Without the primary it becomes a gate that goes by what the standby alone tells: it is blocked, with the loss in words that somebody can accept, unless nothing can be lost.
+// Without the primary, in an ungraceful plan, it becomes a gate that goes by what the standby alone tells: it is blocked, with the loss in words that somebody can accept, unless nothing can be lost.
 func VerdictGate(cfg VerdictGateConfig) (failover.Step, error) {
 	c := checks{config: "VerdictGateConfig"}
-	p := cfg.Pair.check(&c, true)
+	p := cfg.Pair.check(&c, false)
 	if cfg.Verdicts == nil {
 		c.bad("Verdicts is nil", "use engine.Verdicts, or an implementation for another check")
 	}
@@ -162,6 +162,9 @@ func (v *verdict) observe(ctx context.Context) (failover.Observation, error) {
 		return failover.Observation{}, err
 	} else if is {
 		return pending("to be checked again: the plan was undone"), nil
+	}
+	if v.Primary == nil {
+		return blocked("there is no client of the primary to compare with: set Pair.Primary, or use an ungraceful plan"), nil
 	}
 	st, err := v.state(ctx)
 	if err != nil {

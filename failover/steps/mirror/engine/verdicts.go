@@ -11,25 +11,32 @@ import (
 	"github.com/understudy-dr/understudy/failover/steps/mirror"
 )
 
-// NewVerdicts is the mirror.Verdicts of checks by drcheck. cfg.Name is required: it is the mirror's. primary may be of a cluster that is dead: then only Standing can be used.
+// NewVerdicts is the mirror.Verdicts of checks by drcheck. cfg.Name is required: it is the mirror's. primary may be of a cluster that is dead, or nil: then only Standing can be used.
 func NewVerdicts(primary, standby *clientv3.Client, cfg drcheck.Config) (mirror.Verdicts, error) {
 	if cfg.Name == "" {
 		return nil, &failover.Error{Kind: failover.ErrConfig, Detail: "drcheck.Config.Name is empty", Hint: "set it to the mirror's name: what checks find is recorded under it"}
 	}
-	checker, err := drcheck.New(primary, standby, cfg)
-	if err != nil {
+	v := &verdicts{standby: standby, name: cfg.Name}
+	if primary == nil {
+		return v, nil
+	}
+	var err error
+	if v.checker, err = drcheck.New(primary, standby, cfg); err != nil {
 		return nil, &failover.Error{Kind: failover.ErrConfig, Detail: "drcheck.Config", Cause: err, Hint: "use the mirror's settings"}
 	}
-	return &verdicts{checker: checker, standby: standby, name: cfg.Name}, nil
+	return v, nil
 }
 
 type verdicts struct {
-	checker *drcheck.Checker
+	checker *drcheck.Checker // nil without a primary
 	standby *clientv3.Client
 	name    string
 }
 
 func (v *verdicts) Check(ctx context.Context) (mirror.Outcome, error) {
+	if v.checker == nil {
+		return mirror.Outcome{}, failover.Permanent(errors.New("there is no client of the primary to compare with"))
+	}
 	r, err := v.checker.Check(ctx)
 	if err != nil {
 		return mirror.Outcome{}, err
