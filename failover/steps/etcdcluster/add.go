@@ -51,6 +51,7 @@ func Add(cfg AddConfig) ([]failover.Step, error) {
 		steps = append(steps, failover.Funcs{
 			Name:    stepFor(stepName(cfg.Name, "etcd/add"), n),
 			Observe: a.observe, Do: a.do, Undo: a.undo, Verify: a.verify,
+			Retry:       patience,
 			Timeout:     2*cfg.Wait + 10*time.Minute,
 			Description: a.describe(cfg),
 		}.Step())

@@ -49,7 +49,7 @@ func Force(cfg ForceConfig) ([]failover.Step, error) {
 	commands = append(commands, fmt.Sprintf("etcdctl --endpoints=%s member list   # one", f.node.endpoint()))
 	return append(steps, stopStep(cfg, base, f.node), failover.Funcs{
 		Name:    stepFor(base+"/force", f.node),
-		Observe: f.observe, Do: f.do, Verify: f.verify, Approval: cfg.Approval,
+		Observe: f.observe, Do: f.do, Verify: f.verify, Approval: cfg.Approval, Retry: patience,
 		Timeout: 2*cfg.Wait + 10*time.Minute,
 		Description: failover.Description{
 			Action:   fmt.Sprintf("Make %s a cluster of its own. What only %s have seen is lost, and they can never go on with their data", f.node.Name, namesOf(cfg.Dead)),
@@ -83,7 +83,7 @@ func stopStep(cfg ForceConfig, base string, n Node) failover.Step {
 			}
 			return failover.Observation{State: failover.Pending, Detail: n.Name + " runs; " + found.detail}, nil
 		},
-		Do: n.Member.Stop,
+		Do: n.Member.Stop, Retry: patience,
 		Undo: func(ctx context.Context) error {
 			running, err := n.Member.Running(ctx)
 			if err != nil {

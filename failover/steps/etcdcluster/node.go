@@ -24,6 +24,9 @@ const (
 	DefaultPoll           = 500 * time.Millisecond
 )
 
+// patience is for a leader that is elected, or a machine that is not reached, just then: every attempt begins with a look.
+var patience = failover.Retry{Attempts: 5}
+
 // Node is a member of the cluster as it should be.
 type Node struct {
 	// Name is the member's --name. Letters, digits, '.', '_' and '-', beginning and ending with a letter or digit. Required.

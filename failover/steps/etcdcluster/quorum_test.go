@@ -158,21 +158,22 @@ func TestBackupNeedsNoQuorumAndIsWhole(t *testing.T) {
 func TestRemoveRefusesTheLiving(t *testing.T) {
 	l := newLab(t)
 	l.kill(0)
+	l.put(l.nodes[1], "with", "two") // a leader is elected
 	remove := func(i int, members ...etcdcluster.Node) failover.Step {
-		return steps(t)(etcdcluster.Remove(etcdcluster.RemoveConfig{Members: members, Remove: l.nodes[i : i+1], RequestTimeout: short}))[0]
+		return steps(t)(etcdcluster.Remove(etcdcluster.RemoveConfig{Members: members, Remove: l.nodes[i : i+1], RequestTimeout: long}))[0]
 	}
 	wantState(t, remove(1, l.nodes[2]), failover.Blocked, "m1 answers")
 	wantState(t, remove(0, l.nodes[2]), failover.Blocked, "of the 2 voters that stay 1 answer")
 	wantState(t, remove(0, l.nodes[1:]...), failover.Pending, "m0 is listed")
 	// It is listed and lost: adding it needs its removal first.
-	add := steps(t)(etcdcluster.Add(etcdcluster.AddConfig{Members: l.nodes[1:], Add: l.nodes[:1], RequestTimeout: short}))[0]
+	add := steps(t)(etcdcluster.Add(etcdcluster.AddConfig{Members: l.nodes[1:], Add: l.nodes[:1], RequestTimeout: long}))[0]
 	wantState(t, add, failover.Blocked, "already and does not serve")
 	l.run(plan(t, remove(0, l.nodes[1:]...)))
 	wantState(t, remove(0, l.nodes[1:]...), failover.Done)
 	// Another peer URL than the one it was added with.
 	moved := l.nodes[1]
 	moved.PeerURLs = []string{"http://127.0.0.1:1"}
-	add = steps(t)(etcdcluster.Add(etcdcluster.AddConfig{Members: l.nodes[2:], Add: []etcdcluster.Node{moved}, RequestTimeout: short}))[0]
+	add = steps(t)(etcdcluster.Add(etcdcluster.AddConfig{Members: l.nodes[2:], Add: []etcdcluster.Node{moved}, RequestTimeout: long}))[0]
 	wantState(t, add, failover.Blocked, "has the peer URL "+l.cluster.PeerURL(1)+", not http://127.0.0.1:1")
 }
 

@@ -26,10 +26,10 @@ func (l *lab) recovery(backup string) []failover.Step {
 		step(t)(etcdcluster.Backup(etcdcluster.BackupConfig{Node: survivor, File: backup})),
 	}
 	all = append(all, steps(t)(etcdcluster.Force(etcdcluster.ForceConfig{Outage: l.outage(2), Wait: time.Minute}))...)
-	all = append(all, step(t)(etcdcluster.Health(etcdcluster.HealthConfig{Name: "etcd/health-alone", Nodes: l.nodes[2:], RequestTimeout: short})))
-	all = append(all, steps(t)(etcdcluster.Remove(etcdcluster.RemoveConfig{Members: l.nodes[2:], Remove: dead, RequestTimeout: short}))...)
-	all = append(all, steps(t)(etcdcluster.Add(etcdcluster.AddConfig{Members: l.nodes[2:], Add: dead, RequestTimeout: short, Wait: time.Minute}))...)
-	return append(all, step(t)(etcdcluster.Health(etcdcluster.HealthConfig{Nodes: l.nodes, RequestTimeout: short})))
+	all = append(all, step(t)(etcdcluster.Health(etcdcluster.HealthConfig{Name: "etcd/health-alone", Nodes: l.nodes[2:], RequestTimeout: long})))
+	all = append(all, steps(t)(etcdcluster.Remove(etcdcluster.RemoveConfig{Members: l.nodes[2:], Remove: dead, RequestTimeout: long}))...)
+	all = append(all, steps(t)(etcdcluster.Add(etcdcluster.AddConfig{Members: l.nodes[2:], Add: dead, RequestTimeout: long, Wait: time.Minute}))...)
+	return append(all, step(t)(etcdcluster.Health(etcdcluster.HealthConfig{Nodes: l.nodes, RequestTimeout: long})))
 }
 
 // writing writes between the steps, once the cluster is forced.
@@ -52,7 +52,7 @@ func (l *lab) writing(name string) failover.Step {
 // recovered checks everything that a recovery promises.
 func (l *lab) recovered(keys map[string]string) {
 	l.t.Helper()
-	health := step(l.t)(etcdcluster.Health(etcdcluster.HealthConfig{Nodes: l.nodes, RequestTimeout: short}))
+	health := step(l.t)(etcdcluster.Health(etcdcluster.HealthConfig{Nodes: l.nodes, RequestTimeout: long}))
 	wantState(l.t, health, failover.Done, "3 members", "the same data")
 	for i, s := range l.settings {
 		if s.ForceNewCluster {
@@ -160,10 +160,11 @@ func TestAddedMembersAreUndone(t *testing.T) {
 	l := newLab(t)
 	l.put(l.nodes[0], "before", "outage")
 	l.kill(0)
+	l.put(l.nodes[1], "with", "two")
 	// The quorum is there: the lost member is removed and added back.
-	l.run(plan(t, steps(t)(etcdcluster.Remove(etcdcluster.RemoveConfig{Members: l.nodes[1:], Remove: l.nodes[:1], RequestTimeout: short}))...))
+	l.run(plan(t, steps(t)(etcdcluster.Remove(etcdcluster.RemoveConfig{Members: l.nodes[1:], Remove: l.nodes[:1], RequestTimeout: long}))...))
 	before := l.settings[0]
-	p := plan(t, steps(t)(etcdcluster.Add(etcdcluster.AddConfig{Members: l.nodes[1:], Add: l.nodes[:1], RequestTimeout: short, Wait: time.Minute}))...)
+	p := plan(t, steps(t)(etcdcluster.Add(etcdcluster.AddConfig{Members: l.nodes[1:], Add: l.nodes[:1], RequestTimeout: long, Wait: time.Minute}))...)
 	journal := l.journal()
 	if err := l.session(p, journal, false); err != nil {
 		t.Fatal(err)
@@ -177,7 +178,7 @@ func TestAddedMembersAreUndone(t *testing.T) {
 	if n < 8 {
 		t.Errorf("undone in %d sessions: nothing was cut", n)
 	}
-	wantState(t, step(t)(etcdcluster.Health(etcdcluster.HealthConfig{Nodes: l.nodes[1:], RequestTimeout: short})), failover.Done, "2 members")
+	wantState(t, step(t)(etcdcluster.Health(etcdcluster.HealthConfig{Nodes: l.nodes[1:], RequestTimeout: long})), failover.Done, "2 members")
 	if l.settings[0] != before || l.cluster.Member(0) != nil {
 		t.Errorf("settings are %+v, not %+v, or it runs", l.settings[0], before)
 	}
@@ -254,9 +255,10 @@ func TestForcedIsThePointOfNoReturn(t *testing.T) {
 
 func TestLeaderMoves(t *testing.T) {
 	l := newLab(t)
+	l.put(l.nodes[0], "a", "leader is elected")
 	leader := l.cluster.Leader()
 	to := l.nodes[(leader+1)%3]
-	p := plan(t, step(t)(etcdcluster.MoveLeader(etcdcluster.LeaderConfig{Nodes: l.nodes, To: to.Name, RequestTimeout: short})))
+	p := plan(t, step(t)(etcdcluster.MoveLeader(etcdcluster.LeaderConfig{Nodes: l.nodes, To: to.Name, RequestTimeout: long})))
 	journal := l.journal()
 	if err := l.session(p, journal, false); err != nil {
 		t.Fatal(err)

@@ -41,7 +41,7 @@ func Remove(cfg RemoveConfig) ([]failover.Step, error) {
 	for _, n := range cfg.Remove {
 		r := &removing{members: slices.Clone(cfg.Members), node: n, timeout: cfg.RequestTimeout, running: cfg.Running}
 		steps = append(steps, failover.Funcs{
-			Name: stepFor(stepName(cfg.Name, "etcd/remove"), n), Observe: r.observe, Do: r.do,
+			Name: stepFor(stepName(cfg.Name, "etcd/remove"), n), Observe: r.observe, Do: r.do, Retry: patience,
 			Description: failover.Description{
 				Action: fmt.Sprintf("Remove %s from the cluster of %s", n.Name, namesOf(cfg.Members)),
 				Commands: []string{fmt.Sprintf("etcdctl --endpoints=%s member list   # the ID of %s", cfg.Members[0].endpoint(), n.Name),
@@ -152,7 +152,7 @@ func MoveLeader(cfg LeaderConfig) (failover.Step, error) {
 	l := &leading{nodes: slices.Clone(cfg.Nodes), to: cfg.Nodes[to], timeout: cfg.RequestTimeout}
 	return failover.Funcs{
 		Name: stepName(cfg.Name, "etcd/leader"), Observe: l.observe, Do: l.do, Undo: l.undo,
-		Retry: failover.Retry{Attempts: 3},
+		Retry: patience,
 		Description: failover.Description{
 			Action: "Make " + cfg.To + " the leader", Undo: "Make the former leader lead again.",
 			Commands:  []string{"etcdctl --endpoints=LEADER move-leader ID   # the ID of " + cfg.To},
