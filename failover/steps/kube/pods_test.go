@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -85,7 +86,24 @@ func TestRestartPodsKilledWhileWaiting(t *testing.T) {
 			return len(pods) == 3 && !slices.ContainsFunc(pods, func(u types.UID) bool { return slices.Contains(old, u) })
 		})
 		replacements := w.uids(service("alertmanager"))
+		// A ready pod of another controller is no replacement.
+		yes := true
+		pods := w.client.CoreV1().Pods(w.ns)
+		stranger := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "stranger", Namespace: w.ns, UID: "stranger", Labels: service("alertmanager"),
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: "other", UID: "other", Controller: &yes}}}, Spec: template(nil).Spec}
+		made, err := pods.Create(w.ctx, stranger, metav1.CreateOptions{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		made.Status = corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
+		if _, err := pods.UpdateStatus(w.ctx, made, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) { // a real cluster collects it, as its owner is not there
+			w.t.Fatal(err)
+		}
 		r.kill("", "0 of 3 ready, not ready") // a second time, at the same point
+		if err := pods.Delete(w.ctx, "stranger", metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			w.t.Fatal(err)
+		}
+		w.until("end of the other controller's pod", func() bool { return len(w.uids(service("alertmanager"))) == 3 })
 		w.held.Store(false)
 		r.finish()
 		if got := w.uids(service("alertmanager")); !slices.Equal(got, replacements) {

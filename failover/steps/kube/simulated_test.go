@@ -168,7 +168,7 @@ func (c *controller) sync(ctx context.Context, ref *metav1.OwnerReference, selec
 		current := p.Annotations["template"] == hash(t)
 		owner := metav1.GetControllerOf(&p)
 		switch {
-		case p.DeletionTimestamp != nil || owner == nil:
+		case p.DeletionTimestamp != nil || owner == nil || owner.Kind != ref.Kind:
 			continue
 		case !current || n.updated == replicas:
 			_ = api.Delete(ctx, p.Name, metav1.DeleteOptions{})
