@@ -18,6 +18,9 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+
+	"github.com/understudy-dr/understudy/internal/testutil/freeport"
+	"github.com/understudy-dr/understudy/internal/testutil/testca"
 )
 
 // Options describe a cluster. The zero value is one member without TLS in a temporary directory, with etcd's own limits.
@@ -51,8 +54,8 @@ type Cluster struct {
 
 	mu      sync.Mutex
 	members []*member
-	ca      *authority  // the present one; nil without Options.TLS
-	tlsConf *tls.Config // of clients; nil without Options.TLS
+	ca      *testca.Authority // the present one; nil without Options.TLS
+	tlsConf *tls.Config       // of clients; nil without Options.TLS
 	closed  bool
 }
 
@@ -99,7 +102,7 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 		for _, m := range c.members {
 			stopErr = errors.Join(stopErr, os.RemoveAll(m.dir))
 		}
-		if stopErr != nil || !isAddrInUse(err) || attempt == startAttempts {
+		if stopErr != nil || !freeport.IsInUse(err) || attempt == startAttempts {
 			return nil, errors.Join(err, stopErr)
 		}
 	}
@@ -109,7 +112,7 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 
 // startAll picks ports and starts every member of a new cluster.
 func (c *Cluster) startAll(ctx context.Context) error {
-	ports, err := reservePorts(2 * c.opts.Members)
+	ports, err := freeport.Reserve(2 * c.opts.Members)
 	if err != nil {
 		return err
 	}

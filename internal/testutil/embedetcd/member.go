@@ -15,6 +15,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"google.golang.org/grpc"
+
+	"github.com/understudy-dr/understudy/internal/testutil/freeport"
 )
 
 // Ticks in milliseconds. A new single member elects itself, so its ticks only cost start-up time; three members on
@@ -56,8 +58,8 @@ func newMembers(c *Cluster, ports []int) []*member {
 		members[i] = &member{
 			c: c, index: i, name: name,
 			dir:       filepath.Join(c.dir, name),
-			clientURL: url.URL{Scheme: scheme, Host: loopback(ports[2*i])},
-			peerURL:   url.URL{Scheme: "http", Host: loopback(ports[2*i+1])},
+			clientURL: url.URL{Scheme: scheme, Host: freeport.Loopback(ports[2*i])},
+			peerURL:   url.URL{Scheme: "http", Host: freeport.Loopback(ports[2*i+1])},
 		}
 		initial[i] = name + "=" + members[i].peerURL.String()
 	}
@@ -139,7 +141,7 @@ func (m *member) start(change func(*embed.Config)) error {
 func (m *member) restart(ctx context.Context, change func(*embed.Config)) error {
 	for {
 		err := m.start(change)
-		if err == nil || !isAddrInUse(err) {
+		if err == nil || !freeport.IsInUse(err) {
 			return err
 		}
 		select {

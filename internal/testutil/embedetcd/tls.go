@@ -1,31 +1,19 @@
 package embedetcd
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
-	"time"
+
+	"github.com/understudy-dr/understudy/internal/testutil/testca"
 )
 
 // TLSFiles are the paths of a cluster's PEM files.
 type TLSFiles struct {
 	CA, ServerCert, ServerKey, ClientCert, ClientKey string
-}
-
-// authority is a CA with its key.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
 }
 
 // RenewCertificates replaces the certificates and keys of the servers and of the clients on disk by new ones of the same CA.
@@ -67,23 +55,18 @@ func (c *Cluster) startTLS() error {
 func (c *Cluster) issue(newCA bool) error {
 	if newCA {
 		var err error
-		if c.ca, err = newAuthority(); err != nil {
+		if c.ca, err = testca.New("embedetcd CA"); err != nil {
 			return err
 		}
-		if err := writePEM(c.tls.CA, "CERTIFICATE", c.ca.cert.Raw); err != nil {
+		if err := c.ca.WriteCert(c.tls.CA); err != nil {
 			return err
 		}
 	}
-	server := certificate("embedetcd server")
-	server.DNSNames, server.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
-	// etcd's own gateway dials its server with the server's certificate, so it is good for both ends.
-	server.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	client := certificate("embedetcd client")
-	client.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	if err := c.ca.sign(server, c.tls.ServerCert, c.tls.ServerKey); err != nil {
+	// etcd's own gateway dials its server with the server's certificate, which is good for both ends.
+	if err := c.ca.Server("embedetcd server", c.tls.ServerCert, c.tls.ServerKey); err != nil {
 		return err
 	}
-	if err := c.ca.sign(client, c.tls.ClientCert, c.tls.ClientKey); err != nil {
+	if err := c.ca.Client("embedetcd client", nil, c.tls.ClientCert, c.tls.ClientKey); err != nil {
 		return err
 	}
 	pair, err := tls.LoadX509KeyPair(c.tls.ClientCert, c.tls.ClientKey)
@@ -91,60 +74,7 @@ func (c *Cluster) issue(newCA bool) error {
 		return err
 	}
 	pool := x509.NewCertPool()
-	pool.AddCert(c.ca.cert)
+	pool.AddCert(c.ca.Cert)
 	c.tlsConf = &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	return nil
-}
-
-func newAuthority() (*authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	ca := certificate("embedetcd CA")
-	ca.IsCA, ca.BasicConstraintsValid, ca.KeyUsage = true, true, x509.KeyUsageCertSign|x509.KeyUsageDigitalSignature
-	der, err := x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key)
-	if err != nil {
-		return nil, err
-	}
-	cert, err := x509.ParseCertificate(der)
-	return &authority{cert, key}, err
-}
-
-// sign writes a certificate with a new key.
-func (a *authority) sign(cert *x509.Certificate, certFile, keyFile string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, cert, a.cert, key.Public(), a.key)
-	if err != nil {
-		return err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	return errors.Join(writePEM(certFile, "CERTIFICATE", der), writePEM(keyFile, "PRIVATE KEY", keyDER))
-}
-
-func certificate(name string) *x509.Certificate {
-	now := time.Now()
-	serial, _ := rand.Int(rand.Reader, big.NewInt(1<<62)) // never fails
-	return &x509.Certificate{
-		SerialNumber: serial.Add(serial, big.NewInt(1)),
-		Subject:      pkix.Name{CommonName: name},
-		NotBefore:    now.Add(-time.Hour),
-		NotAfter:     now.Add(24 * time.Hour),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-	}
-}
-
-// writePEM replaces a file in one step, so that whoever reads it never sees a part.
-func writePEM(path, kind string, der []byte) error {
-	next := path + ".next"
-	if err := os.WriteFile(next, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(next, path)
 }
