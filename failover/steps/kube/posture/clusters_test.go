@@ -48,7 +48,7 @@ func TestRealClusters(t *testing.T) {
 	kubeapi.Need(t, "etcd", "kube-apiserver", "kube-controller-manager")
 	ctx := testutil.Context(t)
 	primary := kubeapi.Start(ctx, t, kubeapi.Options{ControllerManager: true})
-	standby := kubeapi.Start(ctx, t, kubeapi.Options{ControllerManager: true, ServiceCIDR: "10.97.0.0/16", ServerArgs: []string{"--service-node-port-range=30100-32767"}})
+	standby := kubeapi.Start(ctx, t, kubeapi.Options{ControllerManager: true, LeaderElection: true, ServiceCIDR: "10.97.0.0/16", ServerArgs: []string{"--service-node-port-range=30100-32767"}})
 	p, s := primary.Client(), standby.Client()
 
 	const secret = "dG9wLXNlY3JldA=="
@@ -78,9 +78,15 @@ func TestRealClusters(t *testing.T) {
 	post(t, ctx, p, "/api/v1/namespaces", `{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"team-a"}}`)
 	post(t, ctx, p, "/api/v1/namespaces/team-a/serviceaccounts", `{"kind":"ServiceAccount","apiVersion":"v1","metadata":{"name":"robot"}}`)
 	post(t, ctx, p, "/api/v1/namespaces/team-a/secrets", `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"robot-token","annotations":{"kubernetes.io/service-account.name":"robot"}},"type":"kubernetes.io/service-account-token","data":{"extra":"`+secret+`"}}`)
-	for _, client := range []kubernetes.Interface{p, s} { // what controllers make in their own time
+	for _, made := range []struct {
+		client kubernetes.Interface
+		path   string
+	}{ // by controllers in their own time
+		{p, "/api/v1/namespaces/kube-system/configmaps/kube-root-ca.crt"}, {s, "/api/v1/namespaces/kube-system/configmaps/kube-root-ca.crt"},
+		{s, "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-controller-manager"},
+	} {
 		for {
-			err := client.CoreV1().RESTClient().Get().AbsPath("/api/v1/namespaces/kube-system/configmaps/kube-root-ca.crt").Do(ctx).Error()
+			err := made.client.CoreV1().RESTClient().Get().AbsPath(made.path).Do(ctx).Error()
 			if err == nil {
 				break
 			}
@@ -92,7 +98,7 @@ func TestRealClusters(t *testing.T) {
 		}
 	}
 
-	filter, err := keyfilter.New(keyfilter.Config{Policy: keyfilter.Policy{PersistentVolumes: keyfilter.Include, PersistentVolumeClaims: keyfilter.Include}})
+	filter, err := keyfilter.New(keyfilter.Config{Policy: keyfilter.Policy{PersistentVolumes: keyfilter.Include, PersistentVolumeClaims: keyfilter.Include, WebhookConfigurations: keyfilter.Include, AggregatedAPIServices: keyfilter.Include}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +139,7 @@ func TestRealClusters(t *testing.T) {
 		"fatal webhooks", "warning webhooks", "fatal volumes", "fatal definitions", "info root-ca")
 
 	// The filter's defaults leave volumes out, and a service at the standby is enough.
-	defaults, err := keyfilter.New(keyfilter.Config{})
+	defaults, err := keyfilter.New(keyfilter.Config{Policy: keyfilter.Policy{WebhookConfigurations: keyfilter.Include, AggregatedAPIServices: keyfilter.Include}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,6 +60,16 @@ func evaluate(f *facts, cfg Config) (findings []Finding, controllers Controllers
 	return findings, controllers
 }
 
+// without lists what is in all and in none of the others.
+func without(all []string, others ...[]string) (rest []string) {
+	for _, s := range all {
+		if !slices.ContainsFunc(others, func(other []string) bool { return slices.Contains(other, s) }) {
+			rest = append(rest, s)
+		}
+	}
+	return rest
+}
+
 type addFunc func(severity Severity, subject, problem, consequence, remedy string)
 
 // runs reports whether a holder renews its lease.
@@ -84,7 +94,7 @@ func evaluateControllers(f *facts, add addFunc) Controllers {
 		add(Warning, "kube-scheduler of the standby", "it runs, and kube-controller-manager does not", "mirrored pods that have no node are started on the standby's nodes, and nobody cleans up after them", "stop kube-scheduler until the promotion, or leave pods out of the mirror, which is the filter's default")
 		return ControllersRunning
 	}
-	add(Info, "controllers of the standby", "neither kube-controller-manager nor kube-scheduler renews its lease", "what arrives stays as it is; workloads start, and garbage is collected, only after the promotion", "let the plan of the switch start both after the fences, and wait for them")
+	add(Info, "controllers of the standby", "neither kube-controller-manager nor kube-scheduler renews its lease, as far as they elect leaders: one with --leader-elect=false has none", "what arrives stays as it is; workloads start, and garbage is collected, only after the promotion", "make sure that none runs without a lease; let the plan of the switch start both after the fences, and wait for them")
 	return ControllersStopped
 }
 
@@ -94,16 +104,10 @@ func evaluateServiceCIDR(f *facts, add addFunc) {
 	const remedy = "set the standby up with the primary's --service-cluster-ip-range, or add a ServiceCIDR with the primary's range there"
 	switch {
 	case len(p.cidrs) > 0 && len(s.cidrs) > 0:
-		var absent []string
-		for _, cidr := range p.cidrs {
-			if !slices.Contains(s.cidrs, cidr) {
-				absent = append(absent, cidr)
-			}
-		}
-		if len(absent) > 0 {
+		if absent := without(p.cidrs, s.cidrs, p.arriving); len(absent) > 0 {
 			add(Fatal, "service CIDR", fmt.Sprintf("the primary's %v is not among the standby's %v", absent, s.cidrs), consequence, remedy)
-		} else if len(p.cidrs) != len(s.cidrs) {
-			add(Info, "service CIDR", fmt.Sprintf("the standby has %v, the primary %v", s.cidrs, p.cidrs), "new Services of the standby may get addresses that the primary does not have, which matters at the failback", "remove the surplus ServiceCIDR if nothing uses it")
+		} else if surplus := without(s.cidrs, p.cidrs); len(surplus) > 0 {
+			add(Info, "service CIDR", fmt.Sprintf("the standby also has %v", surplus), "new Services of the standby may get addresses that the primary does not have, which matters at the failback", "remove the surplus ServiceCIDR if nothing uses it")
 		}
 	case !slices.Equal(p.addresses, s.addresses):
 		add(Warning, "service CIDR", fmt.Sprintf("default/kubernetes has %v at the primary and %v at the standby, and there are no ServiceCIDRs on both to tell more", p.addresses, s.addresses), consequence, remedy)
@@ -214,18 +218,10 @@ func evaluateDefinitions(f *facts, add addFunc) {
 	for _, name := range slices.Sorted(maps.Keys(f.primary.definitions)) {
 		p := f.primary.definitions[name]
 		s, there := f.standby.definitions[name]
-		unknown := func(stored, versions []string) (absent []string) {
-			for _, v := range stored {
-				if !slices.Contains(versions, v) {
-					absent = append(absent, v)
-				}
-			}
-			return absent
-		}
 		switch {
 		case !p.objects && !p.mirrored:
 		case p.mirrored && there:
-			if absent := unknown(s.stored, p.versions); len(absent) > 0 {
+			if absent := without(s.stored, p.versions); len(absent) > 0 {
 				add(Fatal, "CustomResourceDefinition "+name, fmt.Sprintf("the mirror replaces the standby's, of which objects are stored as %v, which the primary's does not have", absent),
 					"those objects break the list of the kind at the standby", "migrate the standby's objects to a version that both have, or leave the definition and its objects out of the mirror")
 			}
@@ -233,7 +229,7 @@ func evaluateDefinitions(f *facts, add addFunc) {
 		case !there:
 			add(Warning, "CustomResourceDefinition "+name, "objects are mirrored, and the definition is neither mirrored nor at the standby", "the objects lie in the standby's etcd and nobody serves them", "install the definition at the standby, or mirror it")
 		default:
-			if absent := unknown(p.stored, s.versions); len(absent) > 0 {
+			if absent := without(p.stored, s.versions); len(absent) > 0 {
 				add(Fatal, "CustomResourceDefinition "+name, fmt.Sprintf("objects are stored as %v at the primary, and the standby's definition, which is not mirrored, does not have that", absent),
 					"one such object breaks the list of the kind at the standby", "install the primary's version of the definition at the standby, or mirror it")
 			}

@@ -55,6 +55,10 @@ func TestFindings(t *testing.T) {
 		"primary's manager runs":     {func(f *facts) { f.primary.leases["kube-controller-manager"] = renewed(2) }, "info controllers", ControllersStopped},
 		"other CIDR":                 {func(f *facts) { f.standby.cidrs = []string{"10.97.0.0/16"} }, "fatal service-cidr", ""},
 		"second CIDR of the primary": {func(f *facts) { f.primary.cidrs = append(f.primary.cidrs, "fd00::/108") }, "fatal service-cidr", ""},
+		"second CIDR that arrives": {func(f *facts) {
+			f.primary.cidrs = append(f.primary.cidrs, "fd00::/108")
+			f.primary.arriving = []string{"fd00::/108"}
+		}, "", ""},
 		"second CIDR of the standby": {func(f *facts) { f.standby.cidrs = append(f.standby.cidrs, "fd00::/108") }, "info service-cidr", ""},
 		"no CIDRs, other address":    {func(f *facts) { f.primary.cidrs, f.standby.addresses = nil, []string{"10.97.0.1"} }, "warning service-cidr", ""},
 		"no CIDRs, same address":     {func(f *facts) { f.primary.cidrs = nil }, "", ""},

@@ -27,7 +27,8 @@ type side struct {
 	leases map[string]lease // by holder: kube-controller-manager, kube-scheduler
 	now    time.Time        // the cluster's, as its freshest lease tells; else the local one
 
-	cidrs     []string // of ServiceCIDRs, sorted
+	cidrs     []string // of ServiceCIDRs
+	arriving  []string // those of them that are mirrored
 	addresses []string // of the Service default/kubernetes, where there are no ServiceCIDRs
 
 	nodePorts *ports

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -272,12 +271,20 @@ func readLeases(ctx context.Context, a *api, s *side) error {
 }
 
 func readServiceRange(ctx context.Context, a *api, s *side) error {
-	type item struct{ Spec struct{ CIDRs []string } }
-	err := list(ctx, a, "/apis/networking.k8s.io/v1/servicecidrs", nil, asJSON, func(c item) { s.cidrs = append(s.cidrs, c.Spec.CIDRs...) })
+	type item struct {
+		named
+		Spec struct{ CIDRs []string }
+	}
+	err := list(ctx, a, "/apis/networking.k8s.io/v1/servicecidrs", nil, asJSON, func(c item) {
+		s.cidrs = append(s.cidrs, c.Spec.CIDRs...)
+		// Each API server makes the one called kubernetes of its own flag.
+		if name := c.Metadata.Name; name != "kubernetes" && a.scope.keeps("servicecidrs", name) {
+			s.arriving = append(s.arriving, c.Spec.CIDRs...)
+		}
+	})
 	if err != nil && !errors.Is(err, errNotServed) { // before 1.33
 		return err
 	}
-	slices.Sort(s.cidrs)
 	var service struct{ Spec struct{ ClusterIPs []string } }
 	if err := a.get(ctx, "/api/v1/namespaces/default/services/kubernetes", nil, asJSON, &service); err != nil {
 		return err
