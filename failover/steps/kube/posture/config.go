@@ -34,7 +34,7 @@ type Config struct {
 
 	// Keep reports whether a key is mirrored, such as (*keyfilter.Filter).Match; nil: all are.
 	Keep func(key []byte) bool
-	// ExcludedNamespaces are namespaces of which nothing is mirrored, besides those whose Namespace object Keep drops.
+	// ExcludedNamespaces are namespaces of which nothing is mirrored, besides what Keep drops.
 	ExcludedNamespaces []string
 
 	// PrimaryNodePorts and StandbyNodePorts are the --service-node-port-range of each, such as "30000-32767", where no etcd tells it.
@@ -107,10 +107,6 @@ type scope struct {
 
 func (s scope) keeps(segments ...string) bool {
 	return s.keep == nil || s.keep([]byte(s.prefix+"/"+strings.Join(segments, "/")))
-}
-
-func (s scope) namespace(name string) bool {
-	return !slices.Contains(s.excluded, name) && s.keeps("namespaces", name)
 }
 
 // namespaced reports whether an object in a namespace is mirrored.
