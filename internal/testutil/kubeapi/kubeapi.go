@@ -28,6 +28,8 @@ type Options struct {
 	Servers int
 	// ControllerManager starts kube-controller-manager, without the controllers that judge nodes. Without it ServiceAccounts are not needed by pods.
 	ControllerManager bool
+	// LeaderElection makes kube-controller-manager hold its lease, as it does outside of tests; it takes longer to start again.
+	LeaderElection bool
 	// EncryptionConfig is an EncryptionConfiguration; each API server has a file of its own with it. nil: none.
 	EncryptionConfig []byte
 	// ServiceCIDR is the range of service addresses; "" is 10.96.0.0/16.
@@ -171,7 +173,7 @@ func (cp *ControlPlane) StartControllers() error {
 		return err
 	}
 	cp.controllers.start([]string{
-		"--kubeconfig=" + kubeconfig, "--leader-elect=false", "--secure-port=0", "--service-account-private-key-file=" + cp.file("sa.key"), "--root-ca-file=" + cp.file("ca.crt"),
+		"--kubeconfig=" + kubeconfig, fmt.Sprintf("--leader-elect=%v", cp.opts.LeaderElection), "--secure-port=0", "--service-account-private-key-file=" + cp.file("sa.key"), "--root-ca-file=" + cp.file("ca.crt"),
 		"--controllers=*,-node-lifecycle-controller,-node-ipam-controller,-node-route-controller,-taint-eviction-controller",
 	})
 	return nil
