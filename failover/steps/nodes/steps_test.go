@@ -155,7 +155,7 @@ func TestCopyFile(t *testing.T) {
 	var steps []failover.Step
 	for i, h := range to {
 		wantDone(t, os.Mkdir(fmt.Sprintf("%s/%d", dir, i), 0o755))
-		steps = append(steps, must2(t)(nodes.CopyFile(nodes.CopyFileConfig{From: from, FromPath: source, To: []nodes.Host{h}, Path: fmt.Sprintf("%s/%d/enc", dir, i), Owner: owner, Group: group, User: true,
+		steps = append(steps, must2(t)(nodes.CopyFile(nodes.CopyFileConfig{From: from, FromPath: source, To: []nodes.Host{h}, Path: fmt.Sprintf("%s/%d/enc", dir, i), Owner: owner, Group: group, Mode: 0o640, User: true,
 			Check: func(data []byte) error {
 				if !strings.HasPrefix(string(data), "secret: ") {
 					return errors.New("it is no configuration")
@@ -181,8 +181,12 @@ func TestCopyFile(t *testing.T) {
 	}
 	run.DoKilled()
 	for i := range to {
-		if data, err := os.ReadFile(fmt.Sprintf("%s/%d/enc", dir, i)); err != nil || string(data) != content {
+		path := fmt.Sprintf("%s/%d/enc", dir, i)
+		if data, err := os.ReadFile(path); err != nil || string(data) != content {
 			t.Errorf("copy %d: %q, %v", i, data, err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode() != 0o640 {
+			t.Errorf("copy %d: %v, %v", i, info, err)
 		}
 	}
 	if strings.Contains(run.Texts(), "plugh") {
