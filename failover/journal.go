@@ -185,6 +185,7 @@ func (j *journal) close() error {
 	if j.broken == nil {
 		j.broken = journalError(j.path, "it is closed", nil)
 	}
+	unlockFile(j.file)
 	return errors.Join(err, j.file.Close())
 }
 

@@ -23,6 +23,9 @@ func lockFile(f *os.File) error {
 	}
 }
 
+// unlockFile lets it go. Closing alone would leave it to a child that is being started: until it executes its program it has a copy of the file.
+func unlockFile(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
+
 // placeOf identifies a file of this host: whoever holds the lock of this very file knows that no other runner has it.
 func placeOf(f *os.File) (string, error) {
 	info, err := f.Stat()

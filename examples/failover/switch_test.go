@@ -140,7 +140,7 @@ func (w *world) effects(journal string) {
 	s := log.Status()
 	var slow []string
 	for _, step := range s.Steps {
-		if took := step.Ended.Sub(step.Began); took > time.Second {
+		if took := step.Ended.Sub(step.Began); took > time.Second && !step.Began.IsZero() {
 			slow = append(slow, fmt.Sprintf("%s %v", step.Name, took.Round(100*time.Millisecond)))
 		}
 	}
