@@ -185,7 +185,9 @@ func (j *journal) close() error {
 	if j.broken == nil {
 		j.broken = journalError(j.path, "it is closed", nil)
 	}
-	unlockFile(j.file)
+	if f, ok := j.file.(*os.File); ok {
+		unlockFile(f)
+	}
 	return errors.Join(err, j.file.Close())
 }
 
