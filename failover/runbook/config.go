@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-dr/understudy/etcdmirror"
 	"github.com/understudy-dr/understudy/failover"
 	"github.com/understudy-dr/understudy/failover/steps/kube"
+	"github.com/understudy-dr/understudy/failover/steps/kube/posture"
 	"github.com/understudy-dr/understudy/failover/steps/mirror"
 	"github.com/understudy-dr/understudy/failover/steps/mirror/engine"
 	"github.com/understudy-dr/understudy/failover/steps/network"
@@ -43,6 +44,9 @@ type Config struct {
 	RevisionMargin, RevisionMarginUngraceful, RevisionLimit int64
 	// Differences is the file that a failback exports to: what the old primary wrote and the standby never had. DifferenceValues is a second one with the values, which are Secrets; "" exports none.
 	Differences, DifferenceValues string
+
+	// Posture is asked by GlobalClusterSetup whether the standby is fit to be mirrored into, before anything is; nil leaves that out.
+	Posture *posture.GateConfig
 
 	// DNS changes the domain's record; nil makes it a person's task.
 	DNS *DNS

@@ -9,6 +9,7 @@ import (
 
 	"github.com/understudy-dr/understudy/encryption"
 	"github.com/understudy-dr/understudy/failover"
+	"github.com/understudy-dr/understudy/failover/steps/kube/posture"
 	"github.com/understudy-dr/understudy/failover/steps/mirror"
 	"github.com/understudy-dr/understudy/failover/steps/network"
 	"github.com/understudy-dr/understudy/failover/steps/nodes"
@@ -64,6 +65,9 @@ func GlobalClusterSetup(cfg Config) (failover.PlanConfig, error) {
 		l.add(network.PortsOpen(network.PortsConfig{Name: "ports/" + k.Name, Reference: refSetup + "3.1", Addresses: k.VIPs, Ports: k.Ports}))
 	}
 	l.steps = append(l.steps, cfg.Before...)
+	if cfg.Posture != nil {
+		l.add(posture.Gate(*cfg.Posture))
+	}
 	pair := cfg.pair(&cfg.Primary, &cfg.Standby)
 	l.add(mirror.StartReverse(mirror.StartReverseConfig{Name: "mirror-to/" + cfg.Standby.Name, Reference: refSetup + "3.4", Pair: pair, Control: cfg.Standby.Mirror}))
 	verdicts, err := cfg.verdicts(&cfg.Primary, &cfg.Standby)

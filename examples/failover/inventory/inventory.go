@@ -23,6 +23,9 @@ type Inventory struct {
 	Services         []Service  `json:"services"`
 	Workloads        []Workload `json:"workloads"`
 
+	// AcceptPosture are findings about the standby that do not keep it from being mirrored into: names of checks, or CHECK/SUBJECT.
+	AcceptPosture []string `json:"acceptPosture"`
+
 	Approval         *Approval     `json:"approval"`
 	Differences      string        `json:"differenceReport"` // file that a failback writes
 	DifferenceValues string        `json:"differenceValues"` // file with the values, which are Secrets; left out: none

@@ -11,6 +11,7 @@ import (
 	"github.com/understudy-dr/understudy/failover/runbook"
 	"github.com/understudy-dr/understudy/failover/steps/dns"
 	"github.com/understudy-dr/understudy/failover/steps/kube"
+	"github.com/understudy-dr/understudy/failover/steps/kube/posture"
 	"github.com/understudy-dr/understudy/failover/steps/nodes"
 	"github.com/understudy-dr/understudy/keyfilter"
 )
@@ -107,6 +108,7 @@ func (s *Site) Config(name string) (runbook.Config, error) {
 		}
 		cfg.Before = s.take(cfg.Before, fmt.Sprintf("before[%d]", i), one(nodes.CommandStep(step)))
 	}
+	cfg.Posture = s.posture(cfg.Mirror)
 	s.promoted(&cfg)
 	s.services(&cfg, name)
 	return cfg, errors.Join(s.errs...)
@@ -188,6 +190,23 @@ func (s *Site) installation(at string, in *Installation) *runbook.Installation {
 		Certificate: runbook.Certificate{SelfSigned: in.SelfSigned, Chain: s.read(at+".certFile", in.CertFile), Key: runbook.Secret(s.read(at+".keyFile", in.KeyFile))},
 		Registry:    runbook.Registry{Platform: in.PlatformRegistry, Address: in.RegistryAddress, Username: in.RegistryUsername, Password: runbook.Secret(s.line(at+".registryPasswordFile", in.RegistryPasswordFile))},
 		AdminUser:   in.AdminUser, AdminPassword: runbook.Secret(s.line(at+".adminPasswordFile", in.AdminPasswordFile))}
+}
+
+// posture compares the clusters before the first copy; nil without the kubeconfigs of both.
+func (s *Site) posture(m etcdmirror.Config) *posture.GateConfig {
+	primary, standby := s.inv.Clusters[s.inv.Primary], s.inv.Clusters[s.inv.Standby]
+	if primary.Kubeconfig == "" || standby.Kubeconfig == "" {
+		return nil
+	}
+	cfg := &posture.GateConfig{Accept: s.inv.AcceptPosture, Config: posture.Config{PrimaryEtcd: s.etcds[s.inv.Primary], StandbyEtcd: s.etcds[s.inv.Standby], Keep: m.Keep}}
+	var err error
+	if cfg.Primary, err = kube.Kubeconfig(s.path(primary.Kubeconfig), primary.Context); err != nil {
+		return nil // it is named where the cluster is
+	}
+	if cfg.Standby, err = kube.Kubeconfig(s.path(standby.Kubeconfig), standby.Context); err != nil {
+		return nil
+	}
+	return cfg
 }
 
 // promoted are the static Pods that start at the new primary.
