@@ -1,7 +1,7 @@
 # The root module's tests need nothing installed. The other suites say what they need.
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: test race vet lint integration soak fuzz bench bench-quick verify tidy
+.PHONY: test race vet lint integration programs switches e2e soak fuzz bench bench-quick verify tidy
 
 test:
 	go test ./...
@@ -23,6 +23,20 @@ integration: export UNDERSTUDY_ETCD ?= /usr/bin/etcd
 integration:
 	go test -count=1 ./internal/integration/
 
+# What needs programs of the distribution, each package skipping what is not there: named (bind9), haproxy, keepalived, sshd (openssh-server), sudo, glusterd (glusterfs-server).
+PROGRAMS = ./failover/steps/network/ ./failover/steps/dns/ ./failover/steps/nodes/ ./failover/steps/glusterfs/ ./failover/steps/etcdcluster/
+programs:
+	go test -count=1 $(PROGRAMS)
+
+# Switchover, failover and failback between two clusters of three members with users who write, a real HAProxy and a real BIND; runners are killed at every boundary of every step.
+switches: export UNDERSTUDY_SWITCHES = 1
+switches:
+	go test -count=1 -v -timeout 30m -run '^TestSwitchesOfRoles$$' ./examples/failover/
+
+# Against real control planes: KUBEBUILDER_ASSETS has etcd, kube-apiserver and kube-controller-manager, as setup-envtest installs them.
+e2e:
+	go test -count=1 -v -timeout 60m ./internal/e2e/ ./failover/steps/kube/...
+
 # Random schedules of traffic and faults, for as long as asked: make soak DURATION=30m
 DURATION ?= 10m
 soak:
@@ -43,6 +57,14 @@ fuzz:
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzParseJournal$$' -fuzztime $(FUZZTIME) ./failover/
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzReplay$$' -fuzztime $(FUZZTIME) ./failover/
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzParseDecision$$' -fuzztime $(FUZZTIME) ./failover/
+	for f in FuzzPriority FuzzStat FuzzServers FuzzSessions; do go test -run '^$$' -fuzzminimizetime 200x -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./failover/steps/network/ || exit 1; done
+	for f in FuzzEditEnv FuzzEditManifest; do go test -run '^$$' -fuzzminimizetime 1x -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./failover/steps/etcdcluster/ || exit 1; done
+	for f in FuzzParseInfo FuzzParseExport; do go test -run '^$$' -fuzzminimizetime 200x -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./failover/steps/glusterfs/ || exit 1; done
+	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzParseKey$$' -fuzztime $(FUZZTIME) ./failover/steps/dns/
+	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzMask$$' -fuzztime $(FUZZTIME) ./failover/steps/nodes/
+	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzDifferences$$' -fuzztime $(FUZZTIME) ./failover/steps/mirror/
+	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzParsePorts$$' -fuzztime $(FUZZTIME) ./failover/steps/kube/posture/
+	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzUnmarshal$$' -fuzztime $(FUZZTIME) ./internal/yamldoc/
 	go test -run '^$$' -fuzz '^FuzzParseEndpoints$$' -fuzztime $(FUZZTIME) ./examples/internal/connect/
 
 # Understudy beside etcdctl make-mirror and beside what the etcds can do: MEASURE=all, or copy, tail, backlog, resync, idle, wan or check.

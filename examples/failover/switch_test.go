@@ -8,9 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -28,15 +27,11 @@ func TestMain(m *testing.M) {
 	testutil.Main(m)
 }
 
-// runner is a child that carries a plan out, and kills itself when so many things have happened: observations, and records that are durable. 0 lets it live.
-// It ends with 3 where a person is waited for.
+// runner is a child that carries a plan out. With a file for its deaths it kills itself at each boundary of each step at which no runner has died before: when something was observed, before and after the act,
+// and when a record is durable. It ends with 3 where a person is waited for.
 func runner() int {
 	ctx := context.Background()
 	fail := func(err error) int { fmt.Fprintln(os.Stderr, err); return 1 }
-	lives, err := strconv.Atoi(os.Args[4])
-	if err != nil {
-		return fail(err)
-	}
 	inv, err := inventory.Load(os.Args[1])
 	if err != nil {
 		return fail(err)
@@ -50,15 +45,9 @@ func runner() int {
 	if err != nil {
 		return fail(err)
 	}
-	var happened atomic.Int64
-	event := func() {
-		if happened.Add(1) == int64(lives) {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {}
-		}
-	}
+	d := deaths{path: os.Args[4]}
 	r, err := failover.New(plan, failover.Config{Journal: os.Args[3], Copy: site.Copy(), NoWait: true, BlockedWait: 30 * time.Second, By: "test", Hooks: failover.Hooks{
-		Recorded: func(failover.RecordedInfo) { event() }, Observed: func(failover.ObservedInfo) { event() }}})
+		Recorded: d.recorded, Observed: d.observed}})
 	if err != nil {
 		return fail(err)
 	}
@@ -72,19 +61,65 @@ func runner() int {
 	return 0
 }
 
-// carryOut runs a plan to its end, by runners that are killed after 2, 3, … 6 things each, or are left alone. What a person is asked for is done at once. It returns how many runners were killed.
+// deaths are where runners have died, as lines of a file.
+type deaths struct {
+	path string // "" lets runners live
+
+	mu    sync.Mutex
+	acted string // the step whose intent this runner has recorded
+}
+
+func (d *deaths) recorded(i failover.RecordedInfo) {
+	r := i.Record
+	d.mu.Lock()
+	if r.Kind == failover.RecordIntent {
+		d.acted = r.Step
+	}
+	d.mu.Unlock()
+	d.at(fmt.Sprintf("%s: %s %s is recorded", r.Step, r.Kind, r.Key))
+}
+
+func (d *deaths) observed(i failover.ObservedInfo) {
+	d.mu.Lock()
+	when := "before"
+	if d.acted == i.Step {
+		when = "after"
+	}
+	d.mu.Unlock()
+	d.at(fmt.Sprintf("%s: observed %s the act", i.Step, when))
+}
+
+func (d *deaths) at(where string) {
+	if d.path == "" {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before, err := os.ReadFile(d.path)
+	if err != nil || slices.Contains(strings.Split(string(before), "\n"), where) {
+		return
+	}
+	if err := os.WriteFile(d.path, append(before, where+"\n"...), 0o600); err != nil {
+		return
+	}
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {}
+}
+
+// carryOut runs a plan to its end, by runners that are killed or left alone. What a person is asked for is done at once. It returns how many runners were killed.
 func (w *world) carryOut(book, journal string, kill bool) (killed int) {
 	w.t.Helper()
 	journal = filepath.Join(w.dir, journal)
+	died := ""
+	if kill {
+		died = journal + ".deaths"
+		w.write(w.dir, filepath.Base(died), "")
+	}
 	for round := 0; ; round++ {
 		if round > 1000 {
 			w.t.Fatal("the plan does not end")
 		}
-		lives := 0
-		if kill {
-			lives = 2 + round%5
-		}
-		p := proc.Start(w.t, "runner", nil, filepath.Join(w.dir, "inventory.yaml"), book, journal, strconv.Itoa(lives))
+		p := proc.Start(w.t, "runner", nil, filepath.Join(w.dir, "inventory.yaml"), book, journal, died)
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		err := p.Wait(ctx)
 		cancel()
@@ -130,7 +165,7 @@ func (w *world) decide(journal string, s failover.Status) {
 	}
 }
 
-// effects checks by a journal that no step acted twice after its effect was there: between two intents of a step, nothing was done.
+// effects checks by a journal that the run is complete, and every step finished.
 func (w *world) effects(journal string) {
 	w.t.Helper()
 	log, err := failover.ReadJournal(filepath.Join(w.dir, journal))
@@ -162,7 +197,7 @@ func (w *world) effects(journal string) {
 	}
 }
 
-// inStep waits until the standby holds all, and a check has found so.
+// mirrorFromTo starts a mirror and waits for the complete copy.
 func (w *world) mirrorFromTo(from, to *centre) {
 	w.t.Helper()
 	w.mirrors.start(to.name)
@@ -175,11 +210,11 @@ func (w *world) mirrorFromTo(from, to *centre) {
 // TestSwitchesOfRoles goes there and back: a planned switchover, an unplanned failover when the new primary dies, and the failback when it returns; all with users who write, a real load balancer before each
 // cluster and a real DNS. Runners are killed at every boundary of every step.
 func TestSwitchesOfRoles(t *testing.T) {
+	if os.Getenv("UNDERSTUDY_SWITCHES") == "" {
+		t.Skip("takes minutes, HAProxy and BIND: run it by make switches")
+	}
 	for _, kill := range []bool{false, true} {
 		t.Run(map[bool]string{false: "undisturbed", true: "killed at every boundary"}[kill], func(t *testing.T) {
-			if kill && testing.Short() {
-				t.Skip("long")
-			}
 			w := newWorld(t)
 			w.mirrorFromTo(w.dc1, w.dc2)
 			u := startUsers(t, w.resolver, 4)

@@ -189,6 +189,8 @@ domain: %s
 mirror: {name: %s}
 dns: {server: "%s", keyFile: dns.key, switchTTL: 1s, ttl: %s, resolvers: ["%s", "%s"]}
 differenceReport: differences.jsonl
+revisionMargin: 1000
+revisionMarginUngraceful: 3000
 journalCopy: true
 `, primary.name, standby.name, domain, mirrorName, w.server, recordTTL, w.server, w.resolver)
 	w.write(w.dir, "inventory.yaml", b.String())

@@ -30,8 +30,10 @@ type Inventory struct {
 	Differences      string        `json:"differenceReport"` // file that a failback writes
 	DifferenceValues string        `json:"differenceValues"` // file with the values, which are Secrets; left out: none
 	MaxCheckAge      time.Duration `json:"maxCheckAge"`
-	RevisionMargin   int64         `json:"revisionMargin"`
-	RevisionLimit    int64         `json:"revisionLimit"`
+	// RevisionMargin is how far above the primary's last known revision the standby's is raised, RevisionMarginUngraceful how far in a failover.
+	RevisionMargin           int64 `json:"revisionMargin"`
+	RevisionMarginUngraceful int64 `json:"revisionMarginUngraceful"`
+	RevisionLimit            int64 `json:"revisionLimit"`
 	// SkipReverse ends a switchover before the old primary is made the standby.
 	SkipReverse bool `json:"skipReverse"`
 	// JournalCopy sends a copy of the journal to the standby's etcd.
