@@ -37,7 +37,8 @@ type RestartWorkloadsConfig struct {
 	Timeout time.Duration
 }
 
-// RestartWorkloads makes a step that restarts Deployments, StatefulSets and DaemonSets by a roll-out, as kubectl rollout restart does, and waits until it is complete everywhere.
+// RestartWorkloads makes a step that restarts Deployments, StatefulSets and DaemonSets by a roll-out, as kubectl rollout restart does, and waits until it is complete everywhere:
+// all pods updated and available, as kubectl rollout status means it. Old pods may still be ending then.
 //
 // The moment that it writes into the pod templates is saved first: after a crash a workload that bears it, or a later one, is not restarted again. A workload that would not roll out all its pods
 // (a paused Deployment, the update strategy OnDelete, a partition) blocks the step.

@@ -39,11 +39,14 @@ func TestRestartWorkloads(t *testing.T) {
 		check := func(names ...string) {
 			w.t.Helper()
 			for _, name := range names {
-				for _, uid := range w.uids(service(name)) {
-					if slices.Contains(old[name], uid) {
-						w.t.Errorf("a pod of %s was not replaced, or not waited for", name)
+				for _, pod := range w.pods(service(name)) { // old pods of a complete roll-out may still be ending
+					if slices.Contains(old[name], pod.UID) && pod.DeletionTimestamp == nil {
+						w.t.Errorf("a pod of %s was not replaced", name)
 					}
 				}
+				w.until("end of the old pods of "+name, func() bool {
+					return !slices.ContainsFunc(w.uids(service(name)), func(u types.UID) bool { return slices.Contains(old[name], u) })
+				})
 				if got, want := w.readyPods(service(name)), len(old[name]); got != want {
 					w.t.Errorf("%d pods of %s are ready, want %d", got, name, want)
 				}
