@@ -35,7 +35,7 @@ switches:
 
 # Against real control planes: KUBEBUILDER_ASSETS has etcd, kube-apiserver and kube-controller-manager, as setup-envtest installs them.
 e2e:
-	go test -count=1 -v -timeout 60m ./internal/e2e/ ./failover/steps/kube/...
+	go test -count=1 -v -timeout 60m ./internal/testutil/kubeapi/ ./failover/steps/kube/... ./internal/e2e/
 
 # Random schedules of traffic and faults, for as long as asked: make soak DURATION=30m
 DURATION ?= 10m
@@ -64,6 +64,7 @@ fuzz:
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzMask$$' -fuzztime $(FUZZTIME) ./failover/steps/nodes/
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzDifferences$$' -fuzztime $(FUZZTIME) ./failover/steps/mirror/
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzParsePorts$$' -fuzztime $(FUZZTIME) ./failover/steps/kube/posture/
+	for f in FuzzParseLookup FuzzJudgeCheck FuzzParseStarted; do go test -run '^$$' -fuzzminimizetime 200x -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./failover/steps/kube/ || exit 1; done
 	go test -run '^$$' -fuzzminimizetime 200x -fuzz '^FuzzUnmarshal$$' -fuzztime $(FUZZTIME) ./internal/yamldoc/
 	go test -run '^$$' -fuzz '^FuzzParseEndpoints$$' -fuzztime $(FUZZTIME) ./examples/internal/connect/
 
