@@ -140,6 +140,9 @@ func (w *world) carryOut(book, journal string, kill bool) (killed int) {
 			w.t.Fatalf("the runner does not end: %v: %s", err, p.Output())
 		case code == -1: // by the signal
 			killed++
+			if log != nil && log.Status().State == failover.RunEnded { // the last record was its last act
+				return killed
+			}
 		default:
 			w.t.Fatalf("the runner ended with %d: %s", code, p.Output())
 		}
