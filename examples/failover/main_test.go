@@ -93,6 +93,7 @@ primary: dc1
 standby: dc2
 domain: platform.example.com
 mirror: {name: %s}
+withoutRoot: true
 approval: {role: boss}
 revisionMarginUngraceful: 100
 `, primary.Endpoints()[0], port(standby), strings.Replace(standby.Endpoints()[0], "127.0.0.1", "localhost", 1), mirrorName)
@@ -117,7 +118,7 @@ func TestCommands(t *testing.T) {
 		t.Helper()
 		return invoke(t, append(append([]string{command}, source...), more...)...)
 	}
-	with("plan").want(t, 0, "Plan failover (ungraceful)", "epoch-fence", "person")
+	with("plan").want(t, 0, "Plan failover (ungraceful)", "epoch-fence", "prompt")
 	with("plan", "--output", "markdown").want(t, 0, "# ")
 	var asJSON struct{ Hash string }
 	if err := json.Unmarshal([]byte(with("plan", "--output", "json").want(t, 0).out), &asJSON); err != nil || len(asJSON.Hash) != hashLength {

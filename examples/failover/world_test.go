@@ -192,6 +192,7 @@ differenceReport: differences.jsonl
 revisionMargin: 1000
 revisionMarginUngraceful: 3000
 journalCopy: true
+withoutRoot: true
 `, primary.name, standby.name, domain, mirrorName, w.server, recordTTL, w.server, w.resolver)
 	w.write(w.dir, "inventory.yaml", b.String())
 	return filepath.Join(w.dir, "inventory.yaml")

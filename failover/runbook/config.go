@@ -61,6 +61,8 @@ type Config struct {
 	Approval failover.Approval
 	// OnFailure is what happens when a step fails; "" is the runbook's own: a switchover and a drill undo, the others stop.
 	OnFailure failover.FailurePolicy
+	// WithoutRoot does not ask whether commands on the hosts can run as root, where none has to.
+	WithoutRoot bool
 	// SkipReverse ends a switchover when the clients have come: the old primary is not made the standby.
 	SkipReverse bool
 }

@@ -27,7 +27,7 @@ func (cfg *Config) preflight(l *list, mode failover.Mode) {
 		hosts = append(hosts, k.Hosts...)
 	}
 	if len(hosts) > 0 {
-		l.add(nodes.Preflight(nodes.PreflightConfig{Name: "hosts", Reference: refPreflight, Hosts: hosts}))
+		l.add(nodes.Preflight(nodes.PreflightConfig{Name: "hosts", Reference: refPreflight, Hosts: hosts, User: cfg.WithoutRoot}))
 	}
 	if cfg.DNS != nil {
 		cfg.DNS.preflight(l, cfg.Domain, &cfg.Standby)

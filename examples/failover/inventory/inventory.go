@@ -34,6 +34,8 @@ type Inventory struct {
 	RevisionMargin           int64 `json:"revisionMargin"`
 	RevisionMarginUngraceful int64 `json:"revisionMarginUngraceful"`
 	RevisionLimit            int64 `json:"revisionLimit"`
+	// WithoutRoot does not ask whether commands on hosts can run as root, where none has to.
+	WithoutRoot bool `json:"withoutRoot"`
 	// SkipReverse ends a switchover before the old primary is made the standby.
 	SkipReverse bool `json:"skipReverse"`
 	// JournalCopy sends a copy of the journal to the standby's etcd.

@@ -85,7 +85,7 @@ func (s *Site) Plan(name string) (*failover.Plan, error) {
 // Config is the inventory as the runbooks of a pair take it.
 func (s *Site) Config(name string) (runbook.Config, error) {
 	inv := s.inv
-	cfg := runbook.Config{Domain: inv.Domain, MaxCheckAge: inv.MaxCheckAge, RevisionMargin: inv.RevisionMargin, RevisionMarginUngraceful: inv.RevisionMarginUngraceful, RevisionLimit: inv.RevisionLimit, SkipReverse: inv.SkipReverse,
+	cfg := runbook.Config{Domain: inv.Domain, MaxCheckAge: inv.MaxCheckAge, RevisionMargin: inv.RevisionMargin, RevisionMarginUngraceful: inv.RevisionMarginUngraceful, RevisionLimit: inv.RevisionLimit, SkipReverse: inv.SkipReverse, WithoutRoot: inv.WithoutRoot,
 		Differences: s.path(inv.Differences), DifferenceValues: s.path(inv.DifferenceValues)}
 	cfg.Primary, cfg.Standby = s.cluster(inv.Primary), s.cluster(inv.Standby)
 	cfg.Mirror = s.mirror()
