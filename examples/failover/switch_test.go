@@ -204,10 +204,7 @@ func (w *world) effects(journal string) {
 func (w *world) mirrorFromTo(from, to *centre) {
 	w.t.Helper()
 	w.mirrors.start(to.name)
-	w.until("the mirror", func() bool {
-		v, err := drcheck.ReadVerdict(testutil.Context(w.t), to.client, mirrorName)
-		return err == nil && v.Phase == "tail"
-	})
+	w.until("the mirror", func() bool { return w.inStep(to) })
 }
 
 // TestSwitchesOfRoles goes there and back: a planned switchover, an unplanned failover when the new primary dies, and the failback when it returns; all with users who write, a real load balancer before each
@@ -222,10 +219,37 @@ func TestSwitchesOfRoles(t *testing.T) {
 			w.mirrorFromTo(w.dc1, w.dc2)
 			u := startUsers(t, w.resolver, 4)
 			w.until("traffic", func() bool { return u.count() > 100 })
+			w.drill(u, kill)
 			w.switchover(u, kill)
 			w.failover(u, kill)
 		})
 	}
+}
+
+// drill promotes and demotes dc2 behind the users' backs.
+func (w *world) drill(u *users, kill bool) {
+	w.t.Helper()
+	w.inventory(w.dc1, w.dc2)
+	gap := u.longestGap()
+	killed := w.carryOut("drill", "drill.journal", kill)
+	w.t.Logf("drill: %d runners killed, longest gap between two writes: %v before, %v after", killed, gap.Round(time.Millisecond), u.longestGap().Round(time.Millisecond))
+	log, err := failover.ReadJournal(filepath.Join(w.dir, "drill.journal"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if s := log.Status(); s.Outcome != failover.OutcomeRehearsed {
+		w.t.Errorf("the drill ended as %q", s.Outcome)
+	}
+	if !u.allAt(w.dc1.vip) {
+		w.t.Error("the drill moved users")
+	}
+	w.until("the mirror after the drill", func() bool { return w.inStep(w.dc2) })
+}
+
+// inStep reports whether a standby is mirrored into.
+func (w *world) inStep(standby *centre) bool {
+	v, err := drcheck.ReadVerdict(testutil.Context(w.t), standby.client, mirrorName)
+	return err == nil && v.Phase == "tail"
 }
 
 // switchover hands over from dc1 to dc2.
@@ -234,16 +258,13 @@ func (w *world) switchover(u *users, kill bool) {
 	w.inventory(w.dc1, w.dc2)
 	began := time.Now()
 	killed := w.carryOut("switchover", "switchover.journal", kill)
-	w.t.Logf("switchover: %v, %d runners killed, %d writes acknowledged, longest gap between two: %v", time.Since(began).Round(time.Millisecond), killed, u.count(), u.gap.Round(time.Millisecond))
+	w.t.Logf("switchover: %v, %d runners killed, %d writes acknowledged, longest gap between two: %v", time.Since(began).Round(time.Millisecond), killed, u.count(), u.longestGap().Round(time.Millisecond))
 	w.effects("switchover.journal")
 	w.until("the users' move", func() bool { return u.allAt(w.dc2.vip) })
 	if lost := u.missing(w.t, w.dc2.client); len(lost) > 0 {
 		w.t.Errorf("%d acknowledged writes are lost: %v", len(lost), lost[:min(len(lost), 5)])
 	}
-	w.until("the mirror back", func() bool {
-		v, err := drcheck.ReadVerdict(testutil.Context(w.t), w.dc1.client, mirrorName)
-		return err == nil && v.Phase == "tail"
-	})
+	w.until("the mirror back", func() bool { return w.inStep(w.dc1) })
 	if kill && killed < 40 {
 		w.t.Errorf("only %d runners were killed", killed)
 	}

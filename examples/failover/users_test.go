@@ -104,6 +104,13 @@ func rest(ctx context.Context, d time.Duration) {
 	}
 }
 
+// longestGap is the longest time between two acknowledged writes.
+func (u *users) longestGap() time.Duration {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.gap
+}
+
 // count is how many writes were acknowledged.
 func (u *users) count() int {
 	u.mu.Lock()

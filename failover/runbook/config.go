@@ -154,6 +154,9 @@ func (cfg *Config) check(n needs) error {
 			c.bad(fmt.Sprintf("Primary.VIPs and Standby.VIPs share %s", v), "give each cluster a virtual IP of its own")
 		}
 	}
+	if err := etcdmirror.ValidateName(cfg.Mirror.Name); err != nil {
+		c.bad(fmt.Sprintf("Mirror.Name %q is no mirror name", cfg.Mirror.Name), "give the name under which the mirror runs")
+	}
 	if n.toStandby && cfg.Standby.Mirror == nil {
 		c.bad("Standby.Mirror is nil", "pass what starts and stops the mirror to the standby")
 	}
