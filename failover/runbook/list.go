@@ -2,7 +2,6 @@ package runbook
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/url"
 	"strings"
@@ -67,12 +66,4 @@ func hostOf(endpoint string) string {
 // clusterName reports whether a name fits into those of steps.
 func clusterName(name string) bool {
 	return name != "" && len(name) <= 40 && strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz0123456789-") == "" && name[0] != '-' && name[len(name)-1] != '-'
-}
-
-// withPort adds a port to addresses.
-func withPort(addresses []string, port int) (all []string) {
-	for _, a := range addresses {
-		all = append(all, net.JoinHostPort(a, fmt.Sprint(port)))
-	}
-	return all
 }

@@ -152,7 +152,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{fmt.Sprintf("%v", in), fmt.Sprintf("%+v", in), fmt.Sprintf("%#v", in), fmt.Sprintf("%s", in.AdminPassword), fmt.Sprintf("%q", in.AdminPassword), string(asJSON)} {
+	for _, text := range []string{fmt.Sprintf("%v", in), fmt.Sprintf("%+v", in), fmt.Sprintf("%#v", in), fmt.Sprintf("%q %x", in.AdminPassword, in.AdminPassword), string(asJSON)} {
 		if strings.Contains(text, "hunter2") || strings.Contains(text, "PRIVATE KEY") {
 			t.Errorf("a secret is shown: %.200s", text)
 		}

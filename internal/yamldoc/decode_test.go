@@ -16,20 +16,19 @@ type inner struct {
 }
 
 type outer struct {
-	Open   bool             `json:"open"`
-	Big    int64            `json:"big"`
-	One    *inner           `json:"one"`
-	Many   []inner          `json:"many"`
-	Named  map[string]inner `json:"named"`
-	hidden string
-	Plain  string `json:"-"`
+	Open  bool             `json:"open"`
+	Big   int64            `json:"big"`
+	One   *inner           `json:"one"`
+	Many  []inner          `json:"many"`
+	Named map[string]inner `json:"named"`
+	Plain string           `json:"-"`
 }
 
 func TestUnmarshal(t *testing.T) {
 	var got outer
 	problems := Unmarshal([]byte("open: true\nbig: 9007199254740993\none: {name: a, wait: 1h30m}\nmany:\n- ports: [1, 65535]\nnamed:\n  dc-1: {name: \"1\"}\n"), &got)
 	want := outer{Open: true, Big: 9007199254740993, One: &inner{Name: "a", Wait: 90 * time.Minute}, Many: []inner{{Ports: []int{1, 65535}}}, Named: map[string]inner{"dc-1": {Name: "1"}}}
-	if len(problems) > 0 || !cmp.Equal(got, want, cmp.AllowUnexported(outer{})) {
+	if len(problems) > 0 || !cmp.Equal(got, want) {
 		t.Errorf("%+v, %v", got, problems)
 	}
 }
@@ -49,7 +48,7 @@ func TestUnmarshalProblems(t *testing.T) {
 		"named: {a: {ports: [x]}}":      "named.a.ports[0]: is a text where a whole number belongs",
 		"named: {a: }":                  "named.a: has no value",
 		"OPEN: true":                    "OPEN: is not a known field",
-		"hidden: a":                     "hidden: is not a known field",
+		"unseen: a":                     "unseen: is not a known field",
 		"Plain: a":                      "Plain: is not a known field",
 		"":                              ": the file is empty",
 		"open: true\nopen: false":       "already set",
