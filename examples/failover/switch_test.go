@@ -51,7 +51,11 @@ func runner() int {
 	if err != nil {
 		return fail(err)
 	}
-	err = r.Run(ctx)
+	if os.Args[5] == "undo" {
+		err = r.Undo(ctx, failover.UndoOptions{By: "test", Reason: "a test"})
+	} else {
+		err = r.Run(ctx)
+	}
 	switch {
 	case errors.Is(err, failover.ErrWaiting):
 		return 3
@@ -109,6 +113,13 @@ func (d *deaths) at(where string) {
 // carryOut runs a plan to its end, by runners that are killed or left alone. What a person is asked for is done at once. It returns how many runners were killed.
 func (w *world) carryOut(book, journal string, kill bool) (killed int) {
 	w.t.Helper()
+	return w.carry(book, journal, kill, "")
+}
+
+// carry is carryOut, but that a plan is undone when it waits for a person at a step.
+func (w *world) carry(book, journal string, kill bool, turnAt string) (killed int) {
+	w.t.Helper()
+	verb := "run"
 	journal = filepath.Join(w.dir, journal)
 	died := ""
 	if kill {
@@ -119,7 +130,7 @@ func (w *world) carryOut(book, journal string, kill bool) (killed int) {
 		if round > 1000 {
 			w.t.Fatal("the plan does not end")
 		}
-		p := proc.Start(w.t, "runner", nil, filepath.Join(w.dir, "inventory.yaml"), book, journal, died)
+		p := proc.Start(w.t, "runner", nil, filepath.Join(w.dir, "inventory.yaml"), book, journal, died, verb)
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		err := p.Wait(ctx)
 		cancel()
@@ -134,6 +145,8 @@ func (w *world) carryOut(book, journal string, kill bool) (killed int) {
 		switch {
 		case err == nil:
 			return killed
+		case code == 3 && turnAt != "" && log.Status().Waiting.Step == turnAt:
+			verb = "undo"
 		case code == 3:
 			w.decide(journal, log.Status())
 		case err != nil && code == 0:
@@ -220,6 +233,7 @@ func TestSwitchesOfRoles(t *testing.T) {
 			u := startUsers(t, w.resolver, 4)
 			w.until("traffic", func() bool { return u.count() > 100 })
 			w.drill(u, kill)
+			w.turnBack(u, kill)
 			w.switchover(u, kill)
 			w.failover(u, kill)
 		})
@@ -244,6 +258,29 @@ func (w *world) drill(u *users, kill bool) {
 		w.t.Error("the drill moved users")
 	}
 	w.until("the mirror after the drill", func() bool { return w.inStep(w.dc2) })
+}
+
+// turnBack undoes a switchover when dc2 is promoted already: dc1 takes writes again, dc2 is its standby again, and nothing is lost.
+func (w *world) turnBack(u *users, kill bool) {
+	w.t.Helper()
+	killed := w.carry("switchover", "undone.journal", kill, "restart-apiservers")
+	w.t.Logf("undone switchover: %d runners killed", killed)
+	log, err := failover.ReadJournal(filepath.Join(w.dir, "undone.journal"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if s := log.Status(); s.Outcome != failover.OutcomeUndone {
+		w.t.Errorf("the switchover ended as %q", s.Outcome)
+	}
+	before := u.count()
+	w.until("writes", func() bool { return u.count() > before+50 })
+	if !u.allAt(w.dc1.vip) {
+		w.t.Error("users were moved")
+	}
+	if lost := u.missing(w.t, w.dc1.client); len(lost) > 0 {
+		w.t.Errorf("%d acknowledged writes are lost: %v", len(lost), lost[:min(len(lost), 5)])
+	}
+	w.until("the mirror after the undoing", func() bool { return w.inStep(w.dc2) })
 }
 
 // inStep reports whether a standby is mirrored into.

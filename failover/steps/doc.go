@@ -5,7 +5,7 @@
 //	network      TCP ports, round-trip times, HAProxy's runtime API, keepalived
 //	dns          a record by RFC 2136 with TSIG, or by a provider of one's own, and what resolvers answer
 //	nodes        commands and files on machines, by ssh or locally
-//	kube         pods by label, deployments, a check from inside, API servers one by one
+//	kube         pods by label, deployments, a check from inside, API servers one by one; kube/posture: is a standby fit to be mirrored into
 //	etcdcluster  membership of an etcd cluster: a new one from the survivor, members removed and added back
 //	glusterfs    the quorum options of volumes
 //	rollout      the phases of a roll-out of encryption keys
