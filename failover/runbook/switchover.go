@@ -2,6 +2,7 @@ package runbook
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"strings"
 
@@ -19,7 +20,7 @@ const (
 )
 
 // GlobalClusterSwitchover is the planned switch of roles: nothing that the primary acknowledged is lost, and the old primary becomes the standby.
-// Until somebody writes to the new primary all of it can be undone, and is when a step fails.
+// Until clients come to the new primary all of it can be undone, and is when a step fails. From then on it goes forward only: what they write there would be lost.
 func GlobalClusterSwitchover(cfg Config) (failover.PlanConfig, error) {
 	return cfg.plan(failover.ModeGraceful, failover.PlanConfig{
 		Name: cmp.Or(cfg.Plan, "switchover"), Title: fmt.Sprintf("Planned switch of roles: %s hands over to %s", cfg.Primary.Name, cfg.Standby.Name),
@@ -105,9 +106,27 @@ func (cfg Config) switchRoles(l *list, mode failover.Mode) {
 	if mode == failover.ModeDrill {
 		return
 	}
+	l.steps = append(l.steps, cfg.noReturn())
 	cfg.Primary.etcdOff(l, true)
 	cfg.Standby.etcdOff(l, false)
 	cfg.moveClients(l)
+}
+
+// noReturn is where the clients begin to come. A step that fails later must not lead to undoing: the domain would lead back to a primary that lacks what was written meanwhile.
+func (cfg Config) noReturn() failover.Step {
+	const passed = "passed"
+	return failover.Funcs{
+		Name:        "point-of-no-return",
+		Description: failover.Description{Action: fmt.Sprintf("From here on clients write to %s: the roles do not go back by undoing, but by another switch", cfg.Standby.Name), Reference: refTwo},
+		Observe: func(ctx context.Context) (failover.Observation, error) {
+			var is bool
+			if _, err := failover.Load(ctx, passed, &is); err != nil || is {
+				return failover.Observation{State: failover.Done, Detail: "clients may come"}, err
+			}
+			return failover.Observation{State: failover.Pending, Detail: "clients have not been sent yet"}, nil
+		},
+		Do: func(ctx context.Context) error { return failover.Save(ctx, passed, true) },
+	}.Step()
 }
 
 // moveClients brings users and clients to the standby.

@@ -130,14 +130,14 @@ func TestPlans(t *testing.T) {
 	path := folder(t, nil)
 	const preflight = "etcds hosts dns-allowed dns-resolvers-answer apiserver-ready/10.2.0.1:6443"
 	const promoted = "stop-mirror/dc2 epoch-fence revision-fence restart-apiserver/10.2.0.1:6443"
-	const arrived = "clients-on/lb2 dns-record dns-resolvers lookup-inside browser restart/dc2/elasticsearch restart/dc2/monitoring restart/dc2/cluster-transformer restart/business-1/warlock"
-	const switched = "verdict dns-ttl dns-caches-expired clients-off/lb1 quiesce drain " + promoted + " etcd-off/lb1 etcd-off/lb2 " + arrived
+	const arrived = "point-of-no-return etcd-off/lb1 etcd-off/lb2 clients-on/lb2 dns-record dns-resolvers lookup-inside browser restart/dc2/elasticsearch restart/dc2/monitoring restart/dc2/cluster-transformer restart/business-1/warlock"
+	const switched = "verdict dns-ttl dns-caches-expired clients-off/lb1 quiesce drain " + promoted + " " + arrived
 	const back = "reopen etcd-on/lb2 mirror-to/dc1 verdict/dc1"
 	for runbook, want := range map[string]string{
 		"setup": "parameters parity/dc1 dns/dc1 dns/dc1/resolvers install/dc1 parity/dc2 parity/pair dns/dc2 dns/dc2/resolvers encryption-config/standby-global-m1 install/dc2 dns/dc1-again dns/dc1-again/resolvers " +
 			"etcd-on/lb1 ports/dc1 etcd-on/lb2 ports/dc2 log-storage posture mirror-to/dc2 verdict restart/dc2/elasticsearch restart/dc2/monitoring",
 		"switchover": preflight + " log-storage " + switched + " " + back,
-		"failover":   preflight + " log-storage clients-off/lb1 primary-off verdict " + promoted + " etcd-off/lb1 etcd-off/lb2 " + arrived,
+		"failover":   preflight + " log-storage clients-off/lb1 primary-off verdict " + promoted + " " + arrived,
 		"failback": preflight + " clients-off/lb2 difference-report differences-read etcd-on/lb1 mirror-to/dc2 remove-unsent verdict/dc2 log-storage " + switched +
 			" " + back,
 		"drill":            preflight + " log-storage verdict drain " + promoted,
@@ -171,7 +171,7 @@ func TestPlans(t *testing.T) {
 // Where a switch can be undone to, and where it cannot.
 func TestPointsOfNoReturn(t *testing.T) {
 	path := folder(t, nil)
-	for runbook, want := range map[string]string{"switchover": "", "drill": "", "failback": "mirror-to/dc2", "stretch-restore": "etcd/force/m3"} {
+	for runbook, want := range map[string]string{"switchover": "point-of-no-return", "failover": "point-of-no-return", "drill": "", "failback": "mirror-to/dc2", "stretch-restore": "etcd/force/m3"} {
 		p, err := plan(t, path, runbook)
 		if err != nil {
 			t.Fatal(err)
