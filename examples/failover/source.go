@@ -57,17 +57,11 @@ func (f *planSource) build(ctx context.Context) (*built, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	inv, err := inventory.Load(f.inventory)
+	inv, err := inventory.Load(f.inventory, f.primary, f.standby)
 	if err != nil {
 		return nil, err
 	}
-	if f.primary != "" {
-		inv.Primary = f.primary
-	}
-	if f.standby != "" {
-		inv.Standby = f.standby
-	}
-	site, err := inv.Open(ctx)
+	site, err := inv.Open(ctx, f.runbook)
 	if err != nil {
 		return nil, err
 	}

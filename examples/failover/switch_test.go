@@ -32,11 +32,11 @@ func TestMain(m *testing.M) {
 func runner() int {
 	ctx := context.Background()
 	fail := func(err error) int { fmt.Fprintln(os.Stderr, err); return 1 }
-	inv, err := inventory.Load(os.Args[1])
+	inv, err := inventory.Load(os.Args[1], "", "")
 	if err != nil {
 		return fail(err)
 	}
-	site, err := inv.Open(ctx)
+	site, err := inv.Open(ctx, os.Args[2])
 	if err != nil {
 		return fail(err)
 	}

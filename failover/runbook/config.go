@@ -32,7 +32,9 @@ type Config struct {
 
 	// Mirror is the configuration with which the mirror runs: its name and which keys take part have to be those. Required.
 	Mirror etcdmirror.Config
-	// Check is how the clusters are compared; without a Name it is made from Mirror. Its Logger is used in any case.
+	// MirrorBack is that of the mirror in the other direction, which differs where values are transcoded; without a Name it is Mirror.
+	MirrorBack etcdmirror.Config
+	// Check is how the clusters are compared; without a Name it is made from Mirror, or MirrorBack. What it opens is what the primary of the plan's beginning stores, and its standby. Its Logger is used in any case.
 	Check drcheck.Config
 	// MaxCheckAge is how old a green check may be when the roles change; 0 is mirror.DefaultVerdictMaxAge.
 	MaxCheckAge time.Duration
@@ -53,6 +55,12 @@ type Config struct {
 	// LookupFrom is where the domain is looked up from inside of the new primary; nil leaves it out.
 	LookupFrom *LookupFrom
 
+	// AtOldPrimary are steps at the old primary of a planned switch, when its clients are cut off: such as those that stop its controllers.
+	AtOldPrimary []failover.Step
+	// AtReturned are those at an old primary that has returned, before a failback makes it the standby.
+	AtReturned []failover.Step
+	// Inputs is more that the plan's hash has to cover, such as a digest of the inventory that the Config was made from.
+	Inputs any
 	// Before are steps before anything is changed, such as the check of the standby's log storage; AfterPromotion when the standby is promoted and before clients come, such as the start of its controllers;
 	// AfterSwitch when they have come, such as Services. Their names are unique in the plan.
 	Before, AfterPromotion, AfterSwitch []failover.Step
@@ -166,14 +174,12 @@ func (cfg *Config) check(n needs) error {
 	if cfg.DNS != nil {
 		cfg.DNS.check(&c)
 	}
-	if cfg.Check.Name == "" {
-		m := cfg.Mirror
-		cfg.Check = drcheck.Config{Name: m.Name, Prefix: m.Prefix, AllKeys: m.AllKeys, TargetPrefix: m.TargetPrefix, StripPrefix: m.StripPrefix, Keep: m.Keep, KeepID: m.KeepID, Skip: m.Skip,
-			RequestTimeout: m.RequestTimeout, Logger: cfg.Check.Logger}
-		if m.Transform != nil {
-			cfg.Check.Transform = m.Transform
-		}
-	} else if cfg.Check.Name != cfg.Mirror.Name {
+	if cfg.MirrorBack.Name == "" {
+		cfg.MirrorBack = cfg.Mirror
+	} else if cfg.MirrorBack.Name != cfg.Mirror.Name {
+		c.bad(fmt.Sprintf("MirrorBack.Name is %q and Mirror.Name %q", cfg.MirrorBack.Name, cfg.Mirror.Name), "use one name: each lives at its own standby")
+	}
+	if cfg.Check.Name != "" && cfg.Check.Name != cfg.Mirror.Name {
 		c.bad(fmt.Sprintf("Check.Name is %q and Mirror.Name %q", cfg.Check.Name, cfg.Mirror.Name), "use one name")
 	}
 	return errors.Join(c.errs...)
@@ -219,16 +225,50 @@ func (k *Cluster) check(c *checks, field string, etcd bool) {
 
 // pair is the mirror from one cluster to the other.
 func (cfg *Config) pair(from, to *Cluster) mirror.Pair {
-	return engine.Pair(from.Etcd, to.Etcd, cfg.Mirror)
+	return engine.Pair(from.Etcd, to.Etcd, cfg.mirror(from))
+}
+
+// mirror is the configuration of the mirror from a cluster to the other.
+func (cfg *Config) mirror(from *Cluster) etcdmirror.Config {
+	if from.Name == cfg.Primary.Name {
+		return cfg.Mirror
+	}
+	return cfg.MirrorBack
+}
+
+// check is how a mirror's two sides are compared.
+func (cfg *Config) checkOf(from *Cluster) drcheck.Config {
+	if cfg.Check.Name != "" {
+		check := cfg.Check
+		if from.Name != cfg.Primary.Name {
+			check.OpenSource, check.OpenTarget = check.OpenTarget, check.OpenSource
+			check.Transform = transformer(cfg.MirrorBack)
+		}
+		return check
+	}
+	m := cfg.mirror(from)
+	return drcheck.Config{Name: m.Name, Prefix: m.Prefix, AllKeys: m.AllKeys, TargetPrefix: m.TargetPrefix, StripPrefix: m.StripPrefix, Keep: m.Keep, KeepID: m.KeepID, Skip: m.Skip,
+		RequestTimeout: m.RequestTimeout, Logger: cfg.Check.Logger, Transform: transformer(m)}
+}
+
+// transformer is a mirror's, as a check takes it: none is nil.
+func transformer(m etcdmirror.Config) drcheck.Transformer {
+	if m.Transform == nil {
+		return nil
+	}
+	return m.Transform
 }
 
 // verdicts are checks of a pair.
 func (cfg *Config) verdicts(from, to *Cluster) (mirror.Verdicts, error) {
-	return engine.NewVerdicts(from.Etcd, to.Etcd, cfg.Check)
+	return engine.NewVerdicts(from.Etcd, to.Etcd, cfg.checkOf(from))
 }
 
 // reversed is the Config with the roles as they are after a switch.
 func (cfg Config) reversed() Config {
 	cfg.Primary, cfg.Standby = cfg.Standby, cfg.Primary
+	cfg.Mirror, cfg.MirrorBack = cfg.MirrorBack, cfg.Mirror
+	cfg.Check.OpenSource, cfg.Check.OpenTarget = cfg.Check.OpenTarget, cfg.Check.OpenSource
+	cfg.Check.Transform = transformer(cfg.Mirror)
 	return cfg
 }

@@ -39,9 +39,20 @@ func (d *DNS) check(c *checks) {
 }
 
 // preflight asks whether everything that a change needs is there.
-func (d *DNS) preflight(l *list, domain string, to *Cluster) {
+func (d *DNS) preflight(l *list, domain string, from, to *Cluster, mode failover.Mode) {
 	l.add(dns.UpdateAllowed(dns.UpdateAllowedConfig{Name: "dns-allowed", Reference: refPreflight, Provider: d.Provider, Domain: domain, Data: to.VIPs}))
-	l.add(dns.ResolversAnswer(dns.ResolversAnswerConfig{Name: "dns-resolvers-answer", Reference: refPreflight, Resolvers: d.Resolvers, Domain: domain}))
+	answer, err := dns.ResolversAnswer(dns.ResolversAnswerConfig{Name: "dns-resolvers-answer", Reference: refPreflight, Resolvers: d.Resolvers, Domain: domain})
+	if mode == failover.ModeUngraceful {
+		l.add(told(answer, err)) // some may have died with the primary
+	} else {
+		l.add(answer, err)
+	}
+	record, err := dns.Record(d.record(domain, from, to))
+	l.add(look("dns-leads", record, err))
+}
+
+func (d *DNS) record(domain string, from, to *Cluster) dns.RecordConfig {
+	return dns.RecordConfig{Name: stepRecord, Reference: refDR + "5", Provider: d.Provider, Domain: domain, Data: to.VIPs, TTL: d.TTL, From: from.VIPs, DrillDomain: d.DrillDomain}
 }
 
 // lower makes resolvers forget the record soon.
@@ -54,9 +65,18 @@ func (d *DNS) lower(l *list, domain string) {
 }
 
 // point leads the domain to a cluster, and waits until the resolvers know.
-func (d *DNS) point(l *list, domain string, from, to *Cluster) {
-	l.add(dns.Record(dns.RecordConfig{Name: stepRecord, Reference: refDR + "5", Provider: d.Provider, Domain: domain, Data: to.VIPs, TTL: d.TTL, From: from.VIPs, DrillDomain: d.DrillDomain}))
-	l.add(dns.Resolvers(dns.ResolversConfig{Name: "dns-resolvers", Reference: refDR + "6", Resolvers: d.Resolvers, Domain: domain, Data: to.VIPs, Change: stepRecord}))
+func (d *DNS) point(l *list, domain string, from, to *Cluster, mode failover.Mode) {
+	l.add(dns.Record(d.record(domain, from, to)))
+	wait := dns.ResolversConfig{Name: "dns-resolvers", Reference: refDR + "6", Resolvers: d.Resolvers, Domain: domain, Data: to.VIPs, Change: stepRecord}
+	if mode == failover.ModeDrill {
+		wait.Domain, wait.InDrill = d.DrillDomain, true
+	}
+	step, err := dns.Resolvers(wait)
+	if mode == failover.ModeUngraceful {
+		l.add(acceptable(step, "clients of resolvers that do not answer, or do not lead to the new primary yet, do not find it by themselves", err))
+		return
+	}
+	l.add(step, err)
 }
 
 // atSetup leads the domain to the cluster that is being installed. Without DNS a person does.

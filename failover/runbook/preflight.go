@@ -30,10 +30,23 @@ func (cfg *Config) preflight(l *list, mode failover.Mode) {
 		l.add(nodes.Preflight(nodes.PreflightConfig{Name: "hosts", Reference: refPreflight, Hosts: hosts, User: cfg.WithoutRoot}))
 	}
 	if cfg.DNS != nil {
-		cfg.DNS.preflight(l, cfg.Domain, &cfg.Standby)
+		cfg.DNS.preflight(l, cfg.Domain, &cfg.Primary, &cfg.Standby, mode)
 	}
-	if len(cfg.Standby.Balancers) == 0 { // else its frontends are turned on, and looked at then
-		l.add(network.PortsOpen(network.PortsConfig{Name: "ports/" + cfg.Standby.Name, Reference: "global cluster DR, required resources", Addresses: cfg.Standby.VIPs, Ports: cfg.Standby.Ports}))
+	if mode != failover.ModeDrill {
+		for _, b := range cfg.Standby.Balancers {
+			if len(b.Clients) > 0 {
+				on, err := network.FrontendsOn(network.FrontendsConfig{HAProxy: b.HAProxy, Frontends: b.Clients})
+				l.add(look("haproxy/"+b.Name, on, err))
+			}
+		}
+	}
+	if mode == failover.ModeGraceful {
+		for _, b := range cfg.Primary.Balancers {
+			if len(b.Clients) > 0 {
+				off, err := network.FrontendsOff(network.FrontendsConfig{HAProxy: b.HAProxy, Frontends: b.Clients})
+				l.add(look("haproxy/"+b.Name, off, err))
+			}
+		}
 	}
 	cfg.Standby.ready(l)
 }

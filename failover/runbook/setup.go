@@ -74,7 +74,7 @@ func GlobalClusterSetup(cfg Config) (failover.PlanConfig, error) {
 	if err != nil {
 		return failover.PlanConfig{}, err
 	}
-	l.add(mirror.VerdictGate(mirror.VerdictGateConfig{Reference: refSetup + "3", Pair: pair, Verdicts: verdicts, Missed: cfg.AcceptMissed, Surplus: cfg.AcceptSurplus, Different: cfg.AcceptDifferent}))
+	l.add(mirror.VerdictGate(mirror.VerdictGateConfig{Reference: refSetup + "3", Pair: pair, Verdicts: verdicts, MaxAge: cfg.MaxCheckAge, Missed: cfg.AcceptMissed, Surplus: cfg.AcceptSurplus, Different: cfg.AcceptDifferent}))
 	l.steps = append(l.steps, cfg.AfterSwitch...)
 	return l.plan(failover.PlanConfig{Name: cmp.Or(cfg.Plan, "setup"), Title: fmt.Sprintf("Set-up of the pair: %s with %s as its standby", cfg.Primary.Name, cfg.Standby.Name),
 		Purpose:  "Two clusters are installed that can take each other's place, and the mirror between them runs and is proven right.",

@@ -41,7 +41,7 @@ func GlobalClusterFailover(cfg Config) (failover.PlanConfig, error) {
 func Drill(cfg Config) (failover.PlanConfig, error) {
 	return cfg.plan(failover.ModeDrill, failover.PlanConfig{
 		Name: cmp.Or(cfg.Plan, "drill"), Title: fmt.Sprintf("Drill: %s is promoted and demoted again, %s goes on serving", cfg.Standby.Name, cfg.Primary.Name),
-		Purpose:   "Every way that a switch needs is tried. While it runs the standby is not mirrored into.",
+		Purpose:   "The preflight asks every way that a switch needs; the standby is promoted for real, and demoted. While it runs the standby is not mirrored into.",
 		OnFailure: cfg.OnFailure})
 }
 
@@ -65,7 +65,7 @@ func (cfg Config) plan(mode failover.Mode, p failover.PlanConfig) (failover.Plan
 
 // inputs is what the plan's hash covers beside its steps.
 func (cfg *Config) inputs() any {
-	return map[string]any{"primary": cfg.Primary.Name, "standby": cfg.Standby.Name, "domain": cfg.Domain, "mirror": cfg.Mirror.Name}
+	return map[string]any{"primary": cfg.Primary.Name, "standby": cfg.Standby.Name, "domain": cfg.Domain, "mirror": cfg.Mirror.Name, "more": cfg.Inputs}
 }
 
 // switchRoles are the steps from the last look at the standby to its clients' arrival.
@@ -73,7 +73,9 @@ func (cfg Config) switchRoles(l *list, mode failover.Mode) {
 	pair := cfg.pair(&cfg.Primary, &cfg.Standby)
 	if mode == failover.ModeUngraceful {
 		pair.Primary, cfg.Primary.Etcd = nil, nil
-		cfg.Primary.clientsOff(l, true)
+		if len(cfg.Primary.Balancers) > 0 {
+			cfg.Primary.clientsOff(l, true)
+		}
 		cfg.primaryIsOff(l)
 	}
 	verdicts, err := cfg.verdicts(&cfg.Primary, &cfg.Standby)
@@ -86,8 +88,15 @@ func (cfg Config) switchRoles(l *list, mode failover.Mode) {
 	if cfg.DNS != nil && mode == failover.ModeGraceful {
 		cfg.DNS.lower(l, cfg.Domain)
 	}
+	fence := mirror.RevisionFenceConfig{Reference: refFence, Pair: pair, Margin: cfg.RevisionMargin, MarginUngraceful: cfg.RevisionMarginUngraceful, Limit: cfg.RevisionLimit}
+	step, err := mirror.RevisionFence(fence)
+	if mode == failover.ModeUngraceful && err == nil {
+		step = step.(failover.Ungraceful).WithoutPrimary()
+	}
+	l.add(look("revision-gap", step, err))
 	if mode == failover.ModeGraceful {
 		cfg.Primary.clientsOff(l, true)
+		l.steps = append(l.steps, cfg.AtOldPrimary...)
 		gate, err := cfg.Primary.gate()
 		if err != nil {
 			l.errs = append(l.errs, err)
@@ -100,16 +109,21 @@ func (cfg Config) switchRoles(l *list, mode failover.Mode) {
 	}
 	l.add(mirror.StopMirror(mirror.StopMirrorConfig{Name: "stop-mirror/" + cfg.Standby.Name, Reference: refDR + "3", Pair: pair, Control: cfg.Standby.Mirror}))
 	l.add(mirror.EpochFence(mirror.EpochFenceConfig{Reference: refDR + "3", Pair: pair}))
-	l.add(mirror.RevisionFence(mirror.RevisionFenceConfig{Reference: refFence, Pair: pair, Margin: cfg.RevisionMargin, MarginUngraceful: cfg.RevisionMarginUngraceful, Limit: cfg.RevisionLimit}))
+	l.add(mirror.RevisionFence(fence))
 	cfg.Standby.restartAPIServers(l)
-	l.steps = append(l.steps, cfg.AfterPromotion...)
 	if mode == failover.ModeDrill {
+		l.steps = append(l.steps, cfg.AfterPromotion...)
+		if cfg.DNS != nil && cfg.DNS.DrillDomain != "" {
+			cfg.DNS.point(l, cfg.Domain, &cfg.Primary, &cfg.Standby, mode)
+		}
 		return
 	}
+	// What starts at the promoted standby writes to it as well.
 	l.steps = append(l.steps, cfg.noReturn())
+	l.steps = append(l.steps, cfg.AfterPromotion...)
 	cfg.Primary.etcdOff(l, true)
 	cfg.Standby.etcdOff(l, false)
-	cfg.moveClients(l)
+	cfg.moveClients(l, mode)
 }
 
 // noReturn is where the clients begin to come. A step that fails later must not lead to undoing: the domain would lead back to a primary that lacks what was written meanwhile.
@@ -130,10 +144,10 @@ func (cfg Config) noReturn() failover.Step {
 }
 
 // moveClients brings users and clients to the standby.
-func (cfg *Config) moveClients(l *list) {
+func (cfg *Config) moveClients(l *list, mode failover.Mode) {
 	cfg.Standby.clientsOn(l)
 	if cfg.DNS != nil {
-		cfg.DNS.point(l, cfg.Domain, &cfg.Primary, &cfg.Standby)
+		cfg.DNS.point(l, cfg.Domain, &cfg.Primary, &cfg.Standby, mode)
 	} else {
 		l.ask("dns", fmt.Sprintf("Point %s to %s, and look on several resolvers whether it does", cfg.Domain, strings.Join(cfg.Standby.VIPs, ", ")), refDR+"5",
 			failover.Prompt{Undo: fmt.Sprintf("Point %s to %s again", cfg.Domain, strings.Join(cfg.Primary.VIPs, ", "))})
@@ -156,19 +170,21 @@ func (cfg *Config) reverse(l *list, differences *mirror.DifferenceReportConfig) 
 	}
 	cfg.Standby.etcdOn(l)
 	l.add(mirror.StartReverse(mirror.StartReverseConfig{Name: "mirror-to/" + cfg.Primary.Name, Reference: refDR + "10", Pair: back, Control: cfg.Primary.Mirror, Differences: differences, PointOfNoReturn: differences != nil}))
-	if differences != nil {
-		remover, err := engine.NewRemover(cfg.Standby.Etcd, cfg.Primary.Etcd, cfg.Check)
-		if err != nil {
-			l.errs = append(l.errs, err)
-			return
-		}
-		l.add(mirror.RemoveUnsent(mirror.RemoveUnsentConfig{Reference: "Understudy: what was never sent is not brought back unseen", Pair: back, Report: differences.Path, Remover: remover}))
+	remover, err := engine.NewRemover(cfg.Standby.Etcd, cfg.Primary.Etcd, cfg.checkOf(&cfg.Standby))
+	if err != nil {
+		l.errs = append(l.errs, err)
+		return
 	}
+	stale := mirror.RemoveStaleConfig{Name: "remove-stale/" + cfg.Primary.Name, Reference: "Understudy: what is gone stays gone", Pair: back, Former: engine.Records(cfg.Standby.Etcd, cfg.Mirror.Name), Remover: remover}
+	if differences != nil {
+		stale.Report = differences.Path
+	}
+	l.add(mirror.RemoveStale(stale))
 	verdicts, err := cfg.verdicts(&cfg.Standby, &cfg.Primary)
 	if err != nil {
 		l.errs = append(l.errs, err)
 		return
 	}
-	l.add(mirror.VerdictGate(mirror.VerdictGateConfig{Name: "verdict/" + cfg.Primary.Name, Reference: refSetup + "3", Pair: back, Verdicts: verdicts,
+	l.add(mirror.VerdictGate(mirror.VerdictGateConfig{Name: "verdict/" + cfg.Primary.Name, Reference: refSetup + "3", Pair: back, Verdicts: verdicts, MaxAge: cfg.MaxCheckAge,
 		Missed: cfg.AcceptMissed, Surplus: cfg.AcceptSurplus, Different: cfg.AcceptDifferent}))
 }

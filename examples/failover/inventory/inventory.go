@@ -34,6 +34,12 @@ type Inventory struct {
 	RevisionMargin           int64 `json:"revisionMargin"`
 	RevisionMarginUngraceful int64 `json:"revisionMarginUngraceful"`
 	RevisionLimit            int64 `json:"revisionLimit"`
+	// AcceptMissed, AcceptSurplus and AcceptDifferent are how many differences of each class a check may find and be green: those that a standby with controllers makes.
+	AcceptMissed    int `json:"acceptMissed"`
+	AcceptSurplus   int `json:"acceptSurplus"`
+	AcceptDifferent int `json:"acceptDifferent"`
+	// PrimaryEnded is when a dead primary took its last write (RFC 3339), if that is known.
+	PrimaryEnded string `json:"primaryEnded"`
 	// WithoutRoot does not ask whether commands on hosts can run as root, where none has to.
 	WithoutRoot bool `json:"withoutRoot"`
 	// SkipReverse ends a switchover before the old primary is made the standby.

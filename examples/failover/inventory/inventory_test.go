@@ -103,11 +103,11 @@ current-context: x
 // plan makes the plan of a runbook; nothing of it is contacted.
 func plan(t *testing.T, path, runbook string) (*failover.Plan, error) {
 	t.Helper()
-	inv, err := Load(path)
+	inv, err := Load(path, "", "")
 	if err != nil {
 		return nil, err
 	}
-	site, err := inv.Open(testutil.Context(t))
+	site, err := inv.Open(testutil.Context(t), runbook)
 	if err != nil {
 		return nil, err
 	}
@@ -128,19 +128,20 @@ func steps(p *failover.Plan) (names []string) {
 // The plans of the example, step by step.
 func TestPlans(t *testing.T) {
 	path := folder(t, nil)
-	const preflight = "etcds hosts dns-allowed dns-resolvers-answer apiserver-ready/10.2.0.1:6443"
+	const begin, end = "etcds hosts dns-allowed dns-resolvers-answer dns-leads", " apiserver-ready/10.2.0.1:6443"
+	const preflight = begin + " haproxy/lb2 haproxy/lb1" + end
 	const promoted = "stop-mirror/dc2 epoch-fence revision-fence restart-apiserver/10.2.0.1:6443"
 	const arrived = "point-of-no-return etcd-off/lb1 etcd-off/lb2 clients-on/lb2 dns-record dns-resolvers lookup-inside browser restart/dc2/elasticsearch restart/dc2/monitoring restart/dc2/cluster-transformer restart/business-1/warlock"
-	const switched = "verdict dns-ttl dns-caches-expired clients-off/lb1 quiesce drain " + promoted + " " + arrived
-	const back = "reopen etcd-on/lb2 mirror-to/dc1 verdict/dc1"
+	const switched = "verdict dns-ttl dns-caches-expired revision-gap clients-off/lb1 quiesce drain " + promoted + " " + arrived
+	const back = "reopen etcd-on/lb2 mirror-to/dc1 remove-stale/dc1 verdict/dc1"
 	for runbook, want := range map[string]string{
 		"setup": "parameters parity/dc1 dns/dc1 dns/dc1/resolvers install/dc1 parity/dc2 parity/pair dns/dc2 dns/dc2/resolvers encryption-config/standby-global-m1 install/dc2 dns/dc1-again dns/dc1-again/resolvers " +
 			"etcd-on/lb1 ports/dc1 etcd-on/lb2 ports/dc2 log-storage posture mirror-to/dc2 verdict restart/dc2/elasticsearch restart/dc2/monitoring",
 		"switchover": preflight + " log-storage " + switched + " " + back,
-		"failover":   preflight + " log-storage clients-off/lb1 primary-off verdict " + promoted + " " + arrived,
-		"failback": preflight + " clients-off/lb2 difference-report differences-read etcd-on/lb1 mirror-to/dc2 remove-unsent verdict/dc2 log-storage " + switched +
+		"failover":   begin + " haproxy/lb2" + end + " log-storage clients-off/lb1 primary-off verdict revision-gap " + promoted + " " + arrived,
+		"failback": preflight + " clients-off/lb2 difference-report differences-read etcd-on/lb1 mirror-to/dc2 remove-stale/dc2 verdict/dc2 log-storage " + switched +
 			" " + back,
-		"drill":            preflight + " log-storage verdict drain " + promoted,
+		"drill":            begin + end + " log-storage verdict revision-gap drain " + promoted,
 		"stretch-restore":  "etcd/quorum-lost etcd/fence etcd/backup/m3 etcd/stop/m3 etcd/force/m3 etcd/remove/m1 etcd/remove/m2 etcd/health glusterfs/set-quorum workloads",
 		"stretch-failback": "round-trip etcd/add/m1 etcd/add/m2 etcd/health labels glusterfs/restore-quorum heal",
 	} {

@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/understudy-dr/understudy/examples/internal/connect"
 	"github.com/understudy-dr/understudy/internal/yamldoc"
@@ -18,7 +20,9 @@ import (
 const maxFileSize = 1 << 20
 
 // Load reads an inventory, strictly: an unknown or repeated field, a second document, a missing name are errors with the field's path. It contacts nothing, and reads no other file. Errors match connect.ErrUsage.
-func Load(path string) (*Inventory, error) {
+//
+// primary and standby take the place of the file's where they are not empty.
+func Load(path, primary, standby string) (*Inventory, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, connect.Usage(path, reason(err), "give a file that this process can read")
@@ -31,7 +35,11 @@ func Load(path string) (*Inventory, error) {
 	case len(text) > maxFileSize:
 		return nil, connect.Usage(path, fmt.Sprintf("is larger than %d bytes", maxFileSize), "give an inventory")
 	}
-	inv := &Inventory{dir: filepath.Dir(path), file: path}
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return nil, connect.Usage(path, err.Error(), "give the path of a file")
+	}
+	inv := &Inventory{dir: filepath.Dir(absolute), file: path}
 	var errs []error
 	for _, p := range yamldoc.Unmarshal(text, inv) {
 		where := path
@@ -43,6 +51,7 @@ func Load(path string) (*Inventory, error) {
 		}
 		errs = append(errs, connect.Usage(where, p.Detail, p.Hint))
 	}
+	inv.Primary, inv.Standby = cmp.Or(primary, inv.Primary), cmp.Or(standby, inv.Standby)
 	if len(errs) == 0 {
 		inv.check(func(field, problem, hint string) { errs = append(errs, connect.Usage(path+": "+field, problem, hint)) })
 	}
@@ -173,6 +182,22 @@ func (inv *Inventory) checkPair(clusters []string, bad report) {
 	if inv.Domain == "" {
 		bad("domain", "is missing", "give the platform access address")
 	}
+	if a := inv.Approval; a != nil && a.Role == "" {
+		bad("approval.role", "is missing", "say in which role a plan is approved")
+	}
+	names := map[string]string{}
+	for _, c := range clusters {
+		for i, h := range inv.Clusters[c].HAProxy {
+			field := fmt.Sprintf("clusters.%s.haproxy[%d].name", c, i)
+			if before := names[h.Name]; before != "" || h.Name == "" {
+				bad(field, fmt.Sprintf("%q is missing, or the name of another process as well", h.Name), "give each process a name of its own")
+			}
+			names[h.Name] = field
+		}
+	}
+	if _, err := inv.primaryEnded(); err != nil {
+		bad("primaryEnded", "is no time by RFC 3339", "write it as 2026-03-04T12:00:00Z")
+	}
 	if inv.Mirror.Name == "" {
 		bad("mirror.name", "is missing", "give the name under which the mirror runs")
 	}
@@ -213,4 +238,12 @@ func (s *Stretch) check(bad report, onHost func(field, host string)) {
 	if s.GlusterFS != nil {
 		onHost("stretch.glusterfs.host", s.GlusterFS.Host)
 	}
+}
+
+// primaryEnded is when the primary took its last write; zero if that is not known.
+func (inv *Inventory) primaryEnded() (time.Time, error) {
+	if inv.PrimaryEnded == "" {
+		return time.Time{}, nil
+	}
+	return time.Parse(time.RFC3339, inv.PrimaryEnded)
 }

@@ -2,6 +2,9 @@ package inventory
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -36,6 +39,15 @@ var (
 		{"stretch-failback", runbook.StretchFailback},
 	}
 )
+
+func isStretched(runbook string) bool {
+	for _, p := range stretches {
+		if p.name == runbook {
+			return true
+		}
+	}
+	return false
+}
 
 // Runbooks are the names that Plan knows.
 func Runbooks() (names []string) {
@@ -89,6 +101,9 @@ func (s *Site) Config(name string) (runbook.Config, error) {
 		Differences: s.path(inv.Differences), DifferenceValues: s.path(inv.DifferenceValues)}
 	cfg.Primary, cfg.Standby = s.cluster(inv.Primary), s.cluster(inv.Standby)
 	cfg.Mirror = s.mirror()
+	cfg.AcceptMissed, cfg.AcceptSurplus, cfg.AcceptDifferent = inv.AcceptMissed, inv.AcceptSurplus, inv.AcceptDifferent
+	cfg.PrimaryEnded, _ = inv.primaryEnded() // Load has looked at it
+	cfg.Inputs = inv.digest()
 	if inv.Approval != nil {
 		cfg.Approval = failover.Approval{Role: inv.Approval.Role, ValidFor: inv.Approval.ValidFor}
 	}
@@ -110,6 +125,10 @@ func (s *Site) Config(name string) (runbook.Config, error) {
 	}
 	cfg.Posture = s.posture(cfg.Mirror)
 	s.promoted(&cfg)
+	cfg.AtOldPrimary = s.stopped(inv.Primary, cfg.Primary.Hosts)
+	if name == "failback" {
+		cfg.AtReturned = s.stopped(inv.Standby, cfg.Standby.Hosts)
+	}
 	s.services(&cfg, name)
 	return cfg, errors.Join(s.errs...)
 }
@@ -181,7 +200,7 @@ func (s *Site) apiServer(a APIServer) kube.APIServer {
 	}
 	host := s.hosts[a.Host]
 	cmd := command(true, args)
-	return kube.APIServer{Address: a.Address, How: fmt.Sprintf("%s on %s", cmd, host.Name()), Restarter: kube.RestartFunc(func(ctx context.Context) error { return run(ctx, host, cmd) })}
+	return kube.APIServer{Address: a.Address, How: fmt.Sprintf("%s on %s", masked(args), host.Name()), Restarter: kube.RestartFunc(func(ctx context.Context) error { return run(ctx, host, cmd) })}
 }
 
 func (s *Site) installation(at string, in *Installation) *runbook.Installation {
@@ -215,8 +234,29 @@ func (s *Site) promoted(cfg *runbook.Config) {
 		field := fmt.Sprintf("clusters.%s.onPromote[%d]", s.inv.Standby, i)
 		ready := func(ctx context.Context, h nodes.Host) error { return run(ctx, h, command(true, p.Ready)) }
 		cfg.AfterPromotion = s.take(cfg.AfterPromotion, field, several(nodes.StartStaticPod(nodes.StaticPodConfig{Reference: "Understudy: controllers start at promotion", Hosts: cfg.Standby.Hosts,
-			Container: p.Container, Manifest: p.Manifest, Ready: ready, ReadyCheck: command(true, p.Ready).String()})))
+			Container: p.Container, Manifest: p.Manifest, Ready: ready, ReadyCheck: masked(p.Ready)})))
 	}
+}
+
+// stopped are the static Pods that run only at a primary, as they stop at the old one.
+func (s *Site) stopped(name string, hosts []nodes.Host) (steps []failover.Step) {
+	for i, p := range s.inv.Clusters[name].OnPromote {
+		steps = s.take(steps, fmt.Sprintf("clusters.%s.onPromote[%d]", name, i), several(nodes.StopStaticPod(nodes.StaticPodConfig{Reference: "Understudy: controllers run at the primary only", Hosts: hosts,
+			Container: p.Container, Manifest: p.Manifest})))
+	}
+	return steps
+}
+
+// digest stands for all that the inventory says about the pair, in the plan's hash: addresses of hosts and every command included.
+func (inv *Inventory) digest() any {
+	pair := *inv
+	pair.Stretch = nil
+	text, err := json.Marshal(pair)
+	if err != nil {
+		return err.Error()
+	}
+	sum := sha256.Sum256(text)
+	return map[string]string{"inventory": hex.EncodeToString(sum[:])}
 }
 
 // services are what restarts when clients have come.
@@ -228,11 +268,14 @@ func (s *Site) services(cfg *runbook.Config, name string) {
 			s.bad("clusters."+inv.Standby+".kubeconfig", "is missing", "give one, or set platformServices to false")
 			return
 		}
+		restarts := runbook.Services
 		if name == "setup" {
-			cfg.AfterSwitch = s.take(cfg.AfterSwitch, "platformServices", several(runbook.SetupServices(k)))
-			return
+			restarts = runbook.SetupServices
 		}
-		cfg.AfterSwitch = s.take(cfg.AfterSwitch, "platformServices", several(runbook.Services(k)))
+		cfg.AfterSwitch = s.take(cfg.AfterSwitch, "platformServices", several(restarts(k)))
+	}
+	if name == "setup" { // the others are about a switch
+		return
 	}
 	for i, service := range inv.Services {
 		cfg.AfterSwitch = s.take(cfg.AfterSwitch, fmt.Sprintf("services[%d]", i), one(kube.RestartPods(kube.RestartPodsConfig{Name: service.Name, Cluster: k, Namespace: service.Namespace,

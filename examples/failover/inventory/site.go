@@ -30,19 +30,24 @@ type Site struct {
 	errs    []error
 }
 
-// Open reads the files that the inventory names and makes the clients. Close the Site after use. Errors name the field.
-func (inv *Inventory) Open(ctx context.Context) (*Site, error) {
+// Open reads the files that the inventory names and a runbook needs, and makes the clients. Close the Site after use. Errors name the field.
+// A failover has no client of the dead primary's etcd, a stretched cluster's runbooks none of the pair's.
+func (inv *Inventory) Open(ctx context.Context, runbook string) (*Site, error) {
 	s := &Site{inv: inv, hosts: map[string]nodes.Host{}, etcds: map[string]*clientv3.Client{}}
+	stretched := isStretched(runbook)
 	for _, name := range slices.Sorted(maps.Keys(inv.Clusters)) {
 		c := inv.Clusters[name]
 		s.openHosts("clusters."+name, c.Hosts)
-		if name == inv.Primary || name == inv.Standby {
+		if needed := name == inv.Standby || name == inv.Primary && runbook != "failover"; needed && !stretched {
 			s.openEtcd(ctx, name, "clusters."+name+".etcd", c.Etcd)
 		}
 	}
 	if inv.Stretch != nil {
 		s.openHosts("stretch", inv.Stretch.Hosts)
 		for i, m := range inv.Stretch.Members {
+			if !stretched {
+				continue
+			}
 			s.openEtcd(ctx, member(m.Name), fmt.Sprintf("stretch.members[%d].etcd", i), m.Etcd)
 		}
 	}
@@ -220,8 +225,19 @@ type toggle struct {
 	on, off, isOn []string
 }
 
+// about tells all commands: the plan's hash covers what it says.
 func (t toggle) about() string {
-	return fmt.Sprintf("%s on %s", strings.Join(t.on, " "), t.host.Name())
+	how := ""
+	if t.root {
+		how = ", as root"
+	}
+	return fmt.Sprintf("%s on %s (off: %s; state: %s%s)", masked(t.on), t.host.Name(), masked(t.off), masked(t.isOn), how)
+}
+
+// masked is a command as it may be shown.
+func masked(args []string) string {
+	var masker *nodes.Masker
+	return masker.Mask(nodes.Command{Args: args}.String())
 }
 
 func (t toggle) state(ctx context.Context) (bool, error) {

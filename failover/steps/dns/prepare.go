@@ -151,7 +151,7 @@ func (s *lowerTTL) undo(ctx context.Context) error {
 	})
 }
 
-// CachesExpiredConfig says after which change a gate waits.
+// CachesExpiredConfig says after which change a step waits.
 type CachesExpiredConfig struct {
 	// Name is the step's name; "" is dns-caches-expired.
 	Name      string
@@ -160,7 +160,8 @@ type CachesExpiredConfig struct {
 	Change string
 }
 
-// CachesExpired makes a gate that passes once the TTL that a change replaced has passed since: no resolver that keeps to TTLs knows the former records any more. If the change was found done, there is nothing to wait for.
+// CachesExpired makes a step that waits until the TTL that a change replaced has passed since: no resolver that keeps to TTLs knows the former records any more. If the change was found done, there is nothing to wait for.
+// Undoing it does nothing but note that it is not waited for any more.
 func CachesExpired(cfg CachesExpiredConfig) (failover.Step, error) {
 	if cfg.Change == "" {
 		var errs configErrors
@@ -175,10 +176,38 @@ func CachesExpired(cfg CachesExpiredConfig) (failover.Step, error) {
 		}
 		until := saved.At.Add(saved.Before.maxTTL())
 		if known && !saved.Undone && !saved.Before.equal(saved.After) && time.Now().Before(until) {
-			return failover.Observation{State: failover.Blocked, Detail: fmt.Sprintf("until %s caches may hold what step %s replaced", until.Format(time.RFC3339), cfg.Change)}, nil
+			return failover.Observation{State: failover.Pending, Detail: fmt.Sprintf("until %s caches may hold what step %s replaced", until.Format(time.RFC3339), cfg.Change)}, nil
+		}
+		var undone bool
+		if _, err := failover.Load(ctx, waitKey, &undone); err != nil || undone {
+			return failover.Observation{State: failover.Pending, Detail: "it is not waited for any more"}, err
 		}
 		return failover.Observation{State: failover.Done, Detail: "no cache may hold what step " + cfg.Change + " replaced"}, nil
 	}
-	return failover.Check(cmp.Or(cfg.Name, "dns-caches-expired"), observe, failover.Description{
-		Action: "Have the TTLs passed that step " + cfg.Change + " replaced?", Reference: cfg.Reference, Inputs: map[string]any{"change": cfg.Change}}), nil
+	return failover.Funcs{
+		Name: cmp.Or(cfg.Name, "dns-caches-expired"), Observe: observe, Timeout: longestTTL,
+		Description: failover.Description{Action: "Wait until the TTLs have passed that step " + cfg.Change + " replaced", Reference: cfg.Reference,
+			Undo: "Nothing to take back: waiting changed nothing", Inputs: map[string]any{"change": cfg.Change}},
+		Do: func(ctx context.Context) error {
+			if err := failover.Save(ctx, waitKey, false); err != nil {
+				return err
+			}
+			for {
+				obs, err := observe(ctx)
+				if err != nil || obs.State == failover.Done {
+					return err
+				}
+				failover.Report(ctx, obs.Detail)
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-time.After(time.Second):
+				}
+			}
+		},
+		Undo: func(ctx context.Context) error { return failover.Save(ctx, waitKey, true) },
+	}.Step(), nil
 }
+
+// longestTTL bounds the wait for a TTL: records with a longer one are not for a name that has to move.
+const longestTTL = 25 * time.Hour

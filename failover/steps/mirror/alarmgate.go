@@ -76,7 +76,10 @@ func (g *alarmGate) look(ctx context.Context) (members []uint64, ours bool, err 
 var errNotOurs = errors.New("the primary's etcd has the alarm CORRUPT, and not from this gate: a member may be corrupt; find out with etcdctl alarm list and endpoint hashkv, and disarm it yourself if it is not")
 
 func (g *alarmGate) Closed(ctx context.Context) (bool, error) {
-	members, _, err := g.look(ctx)
+	members, ours, err := g.look(ctx)
+	if err == nil && len(members) > 0 && !ours {
+		err = failover.Permanent(errNotOurs)
+	}
 	return len(members) > 0, err
 }
 

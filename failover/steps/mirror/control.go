@@ -81,9 +81,26 @@ func StopMirror(cfg StopMirrorConfig) (failover.Step, error) {
 	if err := c.err(); err != nil {
 		return nil, err
 	}
+	return (&stopMirror{cfg: cfg, pair: p}).step(), nil
+}
+
+type stopMirror struct {
+	cfg StopMirrorConfig
+	*pair
+	// alone is set in a plan without the primary: the mirror may have run beside it, on a machine that cannot be asked any more. What is registered at the standby counts then, and the epoch fence refuses the rest.
+	alone bool
+}
+
+func (m *stopMirror) step() failover.Step {
+	cfg, p := m.cfg, m.pair
 	observe := func(ctx context.Context) (failover.Observation, error) {
+		if is, err := withdrawn(ctx); err != nil || is {
+			return pending("undone: not looked at"), err
+		}
 		running, err := cfg.Control.Running(ctx)
 		switch {
+		case err != nil && m.alone:
+			failover.Report(ctx, fmt.Sprintf("%s cannot be asked: going by what is registered at the standby", cfg.Control.About()))
 		case err != nil:
 			return failover.Observation{}, fmt.Errorf("looking at %s: %w", cfg.Control.About(), err)
 		case running:
@@ -98,7 +115,7 @@ func StopMirror(cfg StopMirrorConfig) (failover.Step, error) {
 		}
 		return done("no instance of mirror %s runs", p.Mirror), nil
 	}
-	return failover.Funcs{
+	f := failover.Funcs{
 		Name: orDefault(cfg.Name, NameStopMirror),
 		Description: failover.Description{
 			Action:    fmt.Sprintf("Stop mirror %s (%s), and wait until no instance is registered at the standby", p.Mirror, cfg.Control.About()),
@@ -107,12 +124,19 @@ func StopMirror(cfg StopMirrorConfig) (failover.Step, error) {
 			Inputs: struct {
 				Pair    pairInputs `json:"pair"`
 				Control string     `json:"control"`
-			}{p.inputs, cfg.Control.About()},
+				Alone   bool       `json:"alone,omitempty"`
+			}{p.inputs, cfg.Control.About(), m.alone},
 		},
 		Observe: observe,
 		Do: func(ctx context.Context) error {
-			if err := cfg.Control.Stop(ctx); err != nil {
+			if err := begins(ctx); err != nil {
 				return err
+			}
+			if err := cfg.Control.Stop(ctx); err != nil {
+				if !m.alone {
+					return err
+				}
+				failover.Note(ctx, "the mirror cannot be stopped where it runs, if it does: "+err.Error())
 			}
 			return until(ctx, func(ctx context.Context) (bool, string, error) {
 				obs, err := observe(ctx)
@@ -120,13 +144,24 @@ func StopMirror(cfg StopMirrorConfig) (failover.Step, error) {
 			})
 		},
 		Undo: func(ctx context.Context) error {
-			if err := cfg.Control.Start(ctx); err != nil {
+			err := cfg.Control.Start(ctx)
+			if m.alone { // without its source it does not get far
+				if err != nil {
+					failover.Note(ctx, "the mirror could not be started again: "+err.Error())
+				}
+				return failover.Save(ctx, keyWithdrawn, true)
+			}
+			if err != nil {
 				return err
 			}
 			return p.follows(ctx, cfg.Control)
 		},
 		Timeout: cfg.Timeout, Retry: failover.Retry{Attempts: 2},
-	}.Step(), nil
+	}
+	if !m.alone {
+		f.Ungraceful = (&stopMirror{cfg: cfg, pair: p, alone: true}).step
+	}
+	return f.Step()
 }
 
 // follows waits until a mirror that was started follows its source.
