@@ -1,7 +1,7 @@
 # The root module's tests need nothing installed. The other suites say what they need.
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: test race vet lint integration soak fuzz bench bench-quick verify tidy
+.PHONY: test race vet lint integration e2e soak fuzz bench bench-quick verify tidy
 
 test:
 	go test ./...
@@ -22,6 +22,10 @@ lint: vet
 integration: export UNDERSTUDY_ETCD ?= /usr/bin/etcd
 integration:
 	go test -count=1 ./internal/integration/
+
+# Needs etcd, kube-apiserver and kube-controller-manager in the folder KUBEBUILDER_ASSETS (setup-envtest use -p path), and haproxy.
+e2e:
+	go test -count=1 -timeout 40m -v ./internal/e2e/
 
 # Random schedules of traffic and faults, for as long as asked: make soak DURATION=30m
 DURATION ?= 10m
