@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/utils/ptr"
 
 	"github.com/understudy-dr/understudy/keyfilter"
 )
@@ -176,7 +175,7 @@ func (s *site) populate(ctx context.Context, t *testing.T, scale int) {
 		name := fmt.Sprintf("app-%d", i)
 		labels := map[string]string{"app": name}
 		if _, err := s.Client().AppsV1().Deployments(tenant(i)).Create(ctx, &appsv1.Deployment{ObjectMeta: meta("", name), Spec: appsv1.DeploymentSpec{
-			Replicas: ptr.To[int32](2), Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Replicas: new(int32(2)), Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}},
 		}}, metav1.CreateOptions{}); err != nil {
 			return err

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -56,7 +58,7 @@ type options struct {
 	servers  int      // API servers of the standby; 0 is 1
 	args     []string // of all API servers
 	sameName bool     // the clusters' encryption keys have one name
-	plain    bool     // the mirror copies values as they are
+	oneKey   bool     // the clusters share one encryption key, and the mirror copies values as they are
 }
 
 func encryptionConfig(key, word string) []byte {
@@ -82,11 +84,16 @@ func newPair(ctx context.Context, t *testing.T, o options) *pair {
 	}
 	dir := t.TempDir()
 	p.usersCA = filepath.Join(dir, "users.crt")
-	p.users = rest.TLSClientConfig{CertFile: filepath.Join(dir, "user.crt"), KeyFile: filepath.Join(dir, "user.key"), ServerName: "localhost"}
-	if err := ca.WriteCert(p.usersCA); err != nil {
-		t.Fatal(err)
+	cert, key := filepath.Join(dir, "user.crt"), filepath.Join(dir, "user.key")
+	p.users.ServerName = "localhost"
+	err = errors.Join(ca.WriteCert(p.usersCA), ca.Client("user", []string{user.SystemPrivilegedGroup}, cert, key))
+	if err == nil {
+		p.users.CertData, err = os.ReadFile(cert) // from a file client-go would watch it for ever
 	}
-	if err := ca.Client("user", []string{user.SystemPrivilegedGroup}, p.users.CertFile, p.users.KeyFile); err != nil {
+	if err == nil {
+		p.users.KeyData, err = os.ReadFile(key)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	if p.filter, err = keyfilter.New(keyfilter.Config{}); err != nil {
@@ -110,7 +117,7 @@ func newPair(ctx context.Context, t *testing.T, o options) *pair {
 		t.FailNow()
 	}
 	p.mirror = etcdmirror.Config{Name: mirrorName, Keep: p.filter.Match, KeepID: p.filter.Hash(), Skip: p.filter.Skips(registry), RequestTimeout: requestTimeout, Logger: logger()}
-	if !o.plain {
+	if !o.oneKey && !o.sameName {
 		transcoder, err := encryption.NewTranscoder(p.primary.codec, p.standby.codec)
 		if err != nil {
 			t.Fatal(err)
