@@ -99,30 +99,30 @@ func newPair(ctx context.Context, t *testing.T, o options) *pair {
 	if p.filter, err = keyfilter.New(keyfilter.Config{}); err != nil {
 		t.Fatal(err)
 	}
-	standbyKey := "standby"
-	primaryKey := "primary"
-	if o.sameName {
-		primaryKey, standbyKey = "key1", "key1"
-	}
 	var wg sync.WaitGroup
-	start := func(to **site, name, key string, servers int) {
+	start := func(to **site, name string, servers int) {
+		key, secret := name, name
+		switch {
+		case o.oneKey:
+			key, secret = "shared", "shared"
+		case o.sameName:
+			key = "key1"
+		}
 		wg.Go(func() {
-			*to = p.newSite(ctx, name, encryptionConfig(key, name), kubeapi.Options{Servers: servers, ServerArgs: o.args})
+			*to = p.newSite(ctx, name, encryptionConfig(key, secret), kubeapi.Options{Servers: servers, ServerArgs: o.args})
 		})
 	}
-	start(&p.primary, "primary", primaryKey, 1)
-	start(&p.standby, "standby", standbyKey, o.servers)
+	start(&p.primary, "primary", 1)
+	start(&p.standby, "standby", o.servers)
 	wg.Wait()
 	if t.Failed() || p.primary == nil || p.standby == nil {
 		t.FailNow()
 	}
 	p.mirror = etcdmirror.Config{Name: mirrorName, Keep: p.filter.Match, KeepID: p.filter.Hash(), Skip: p.filter.Skips(registry), RequestTimeout: requestTimeout, Logger: logger()}
-	if !o.oneKey && !o.sameName {
-		transcoder, err := encryption.NewTranscoder(p.primary.codec, p.standby.codec)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.mirror.Transform = transcoder
+	if o.oneKey {
+		p.mirror.Guards = []etcdmirror.Guard{p.standby.codec.Guard(ctx, nil)}
+	} else if p.mirror.Transform, err = encryption.NewTranscoder(p.primary.codec, p.standby.codec); err != nil {
+		t.Fatal(err)
 	}
 	return p
 }
