@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -178,6 +179,49 @@ func (f *follower) right(ctx context.Context, t *testing.T, s *site) string {
 		return ""
 	}
 	return fmt.Sprintf("%s holds %d objects, the %s has %d", f, len(have), s.name, len(want))
+}
+
+// key is an object of mark in the informer's store.
+func (f *follower) key(object string) string {
+	if f.gvr == widgets {
+		return object
+	}
+	return tenant(1) + "/" + object
+}
+
+// has reports whether the informer knows an object of mark.
+func (f *follower) has(object string) bool {
+	_, there, err := f.informer.GetStore().GetByKey(f.key(object))
+	return err == nil && there
+}
+
+// never counts the objects at a site that are no younger than an object of mark which the informer knows, and that it does not hold: events come in order, so it never will.
+func (f *follower) never(ctx context.Context, t *testing.T, s *site, known string) (n int) {
+	t.Helper()
+	list, err := s.dynamic.Resource(f.gvr).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	revision := func(o metav1.Object) int64 {
+		n, err := strconv.ParseInt(o.GetResourceVersion(), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	var limit int64
+	for i := range list.Items {
+		if o := &list.Items[i]; strings.Trim(o.GetNamespace()+"/"+o.GetName(), "/") == f.key(known) {
+			limit = revision(o)
+		}
+	}
+	have := f.knows(t)
+	for i := range list.Items {
+		if o := &list.Items[i]; revision(o) <= limit && have[o.GetNamespace()+"/"+o.GetName()] != string(o.GetUID())+" "+o.GetResourceVersion() {
+			n++
+		}
+	}
+	return n
 }
 
 // writer creates ConfigMaps through the platform's name until it is stopped, and remembers which were acknowledged.

@@ -15,30 +15,45 @@ import (
 // pairs is how many owners, each with a dependent, are made in a round.
 const pairs = 300
 
-func ownedBy(owner *corev1.ConfigMap) []metav1.OwnerReference {
-	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID}}
+func ownedBy(kind, name string, uid types.UID) []metav1.OwnerReference {
+	return []metav1.OwnerReference{{APIVersion: "v1", Kind: kind, Name: name, UID: uid}}
 }
 
-// makePairs makes a round of owners and dependents and returns the dependents' UIDs by namespace/name. A dependent's name sorts before its owner's, and it is in another resource half of the time,
-// so that neither order of keys brings owners first.
+// makePairs makes a round of owners and dependents and returns the dependents' UIDs by namespace/name. Two of three owners come long after their dependents in the order of keys, so that a copy in that order would
+// show the garbage collector dependents without owners; of some the owner is encrypted, of others the dependent.
 func (s *site) makePairs(ctx context.Context, t *testing.T, round int) map[string]types.UID {
 	t.Helper()
 	uids := make([]types.UID, pairs)
 	side(t, pairs, func(i int) error {
 		c := s.Client().CoreV1()
-		owner, err := c.ConfigMaps(tenant(i)).Create(ctx, &corev1.ConfigMap{ObjectMeta: meta("", fmt.Sprintf("z-owner-%d-%d", round, i))}, metav1.CreateOptions{})
-		if err != nil {
-			return err
-		}
-		name := metav1.ObjectMeta{Name: dependent(round, i), OwnerReferences: ownedBy(owner)}
-		if i%2 == 0 {
-			made, err := c.ConfigMaps(tenant(i)).Create(ctx, &corev1.ConfigMap{ObjectMeta: name}, metav1.CreateOptions{})
+		ns, owner := tenant(i), meta("", fmt.Sprintf("owner-%d-%d", round, i))
+		of := metav1.ObjectMeta{Name: dependent(round, i)}
+		switch i % 3 {
+		case 0:
+			made, err := c.PodTemplates(ns).Create(ctx, &corev1.PodTemplate{ObjectMeta: owner, Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}}, metav1.CreateOptions{})
+			if err != nil {
+				return err
+			}
+			of.OwnerReferences = ownedBy("PodTemplate", made.Name, made.UID)
+		case 1:
+			made, err := c.Secrets(ns).Create(ctx, &corev1.Secret{ObjectMeta: owner}, metav1.CreateOptions{})
+			if err != nil {
+				return err
+			}
+			of.OwnerReferences = ownedBy("Secret", made.Name, made.UID)
+		default:
+			made, err := c.ConfigMaps(ns).Create(ctx, &corev1.ConfigMap{ObjectMeta: owner}, metav1.CreateOptions{})
+			if err != nil {
+				return err
+			}
+			of.OwnerReferences = ownedBy("ConfigMap", made.Name, made.UID)
+			secret, err := c.Secrets(ns).Create(ctx, &corev1.Secret{ObjectMeta: of}, metav1.CreateOptions{})
 			if err == nil {
-				uids[i] = made.UID
+				uids[i] = secret.UID
 			}
 			return err
 		}
-		made, err := c.Secrets(tenant(i)).Create(ctx, &corev1.Secret{ObjectMeta: name}, metav1.CreateOptions{})
+		made, err := c.ConfigMaps(ns).Create(ctx, &corev1.ConfigMap{ObjectMeta: of}, metav1.CreateOptions{})
 		if err == nil {
 			uids[i] = made.UID
 		}
@@ -88,8 +103,7 @@ func (s *site) lost(ctx context.Context, t *testing.T, want map[string]types.UID
 // collects shows that the garbage collector of a site is at work: an object whose owner does not exist is made, in an excluded namespace, and goes. What came before has been looked at by then.
 func (s *site) collects(ctx context.Context, t *testing.T, name string) {
 	t.Helper()
-	ghost := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "no-owner", UID: uuid.NewUUID()}}
-	of := metav1.ObjectMeta{Name: name, OwnerReferences: ownedBy(ghost)}
+	of := metav1.ObjectMeta{Name: name, OwnerReferences: ownedBy("ConfigMap", "no-owner", uuid.NewUUID())}
 	maps, secrets := s.Client().CoreV1().ConfigMaps("kube-system"), s.Client().CoreV1().Secrets("kube-system")
 	if _, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: of}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
