@@ -31,7 +31,9 @@ func TestMirrorOfALiveCluster(t *testing.T) {
 	t.Logf("primary at revision %d, standby at %d, %d objects in the standby's excluded namespaces", p.primary.revision(ctx, t), p.standby.revision(ctx, t), len(own))
 
 	began := time.Now()
-	m := startMirror(ctx, t, p.primary, p.standby, p.mirror)
+	cfg := p.mirror
+	cfg.BatchOps, cfg.InFlight = 1, 1 // as over a slow line: the garbage collector has time to see a dependent whose owner has not come yet
+	m := startMirror(ctx, t, p.primary, p.standby, cfg)
 	seed := rand.Uint64()
 	var acknowledged int
 	wg.Go(func() { acknowledged = p.primary.traffic(ctx, t, seed, 4, 250) })
