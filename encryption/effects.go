@@ -50,8 +50,11 @@ type MirrorControl interface {
 	Stop(ctx context.Context) error
 }
 
-// compactionPause is how often PhaseCompaction looks again.
-const compactionPause = 10 * time.Second
+// compactionPause and copyPause are how often PhaseCompaction and PhaseStartMirror look again.
+const (
+	compactionPause = 10 * time.Second
+	copyPause       = 500 * time.Millisecond
+)
 
 // Check tells, without changing anything, whether what the phase is to reach has been reached: nil if it has, an error that matches ErrNotReached or ErrNotLoaded and says what is missing
 // if not. PhaseRelabel and PhaseRewrite look for a value that still needs an old key.
@@ -99,7 +102,8 @@ func (p *Phase) Check(ctx context.Context, e Effects) error {
 }
 
 // Do does the phase, and returns when Check would return nil, or with an error. It may be called again after an interruption at any instant. PhaseInstall changes one apiserver after the
-// other, and goes on only when the one before runs with its file; PhaseAudit changes nothing; PhaseCompaction waits until ctx ends.
+// other, and goes on only when the one before runs with its file; PhaseAudit changes nothing; PhaseCompaction and PhaseStartMirror, for the base copy,
+// wait until ctx ends.
 func (p *Phase) Do(ctx context.Context, e Effects) error {
 	loaded := p.Loaded[p.Cluster]
 	switch p.Kind {
@@ -143,22 +147,31 @@ func (p *Phase) Do(ctx context.Context, e Effects) error {
 				return err
 			}
 		}
+	}
+	switch p.Kind {
 	case PhaseCompaction:
-		for {
-			err := p.Check(ctx, e)
-			if !errors.Is(err, ErrNotReached) {
-				return err
-			}
-			timer := time.NewTimer(compactionPause)
-			select {
-			case <-ctx.Done():
-				timer.Stop()
-				return err
-			case <-timer.C:
-			}
-		}
+		return p.await(ctx, e, compactionPause)
+	case PhaseStartMirror:
+		return p.await(ctx, e, copyPause)
 	}
 	return p.Check(ctx, e)
+}
+
+// await looks until the phase is reached, or cannot be.
+func (p *Phase) await(ctx context.Context, e Effects, pause time.Duration) error {
+	for {
+		err := p.Check(ctx, e)
+		if !errors.Is(err, ErrNotReached) {
+			return err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		case <-timer.C:
+		}
+	}
 }
 
 func (p *Phase) missing(field string) error {

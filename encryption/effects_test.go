@@ -22,7 +22,7 @@ type stage struct {
 	loaded  map[string]encryption.File // by apiserver
 	fail    string                     // the apiserver that does not load its file
 	mirror  bool
-	copied  bool
+	asked   int
 	did     []string
 }
 
@@ -49,9 +49,16 @@ func (s *stage) Verify(_ context.Context, f encryption.File) error {
 }
 
 func (s *stage) Running(context.Context) (bool, error) { return s.mirror, nil }
-func (s *stage) Copied(context.Context) (bool, error)  { return s.copied, nil }
 func (s *stage) Stop(context.Context) error            { s.mirror = false; return nil }
-func (s *stage) Start(context.Context) error           { s.mirror, s.copied = true, true; return nil }
+func (s *stage) Start(context.Context) error           { s.mirror = true; return nil }
+
+// Copied is asked twice before the copy is done, which takes time after the start.
+func (s *stage) Copied(context.Context) (bool, error) {
+	if s.mirror {
+		s.asked++
+	}
+	return s.asked > 2, nil
+}
 
 // apiserver is what one apiserver has loaded.
 func (s *stage) apiserver(name string) *apiserver {

@@ -182,6 +182,9 @@ func (cp *ControlPlane) StartControllers() error {
 // StopControllers stops the controller manager.
 func (cp *ControlPlane) StopControllers(ctx context.Context) error { return cp.controllers.stop(ctx) }
 
+// KillEtcd kills the etcd that the control plane started for itself, without a chance to clean up.
+func (cp *ControlPlane) KillEtcd() { cp.etcd.kill() }
+
 // Client is a client of the first API server with all rights.
 func (cp *ControlPlane) Client() kubernetes.Interface { return cp.Servers[0].Client() }
 
