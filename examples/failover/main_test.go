@@ -135,8 +135,8 @@ func TestCommands(t *testing.T) {
 	// Each time the run says what it waits for, and with which command it goes on.
 	hint := regexp.MustCompile(`failover (approve --journal .*)`)
 	begin := []string{"run", "--no-wait", "--journal", journal, "--by", "alice"}
-	o := invoke(t, append(begin, source...)...).want(t, exitWaiting, "lost: at most: what the primary committed after")
-	invoke(t, "approve", "--journal", journal).want(t, exitUsage, "--hash: is missing", "--accept-loss")
+	o := invoke(t, append(begin, source...)...).want(t, exitWaiting, `approval by role "boss"`)
+	invoke(t, "approve", "--journal", journal).want(t, exitUsage, "--hash: is missing", "approval by role")
 	invoke(t, "approve", "--journal", journal, "--hash", strings.Repeat("0", 12), "--role", "boss").want(t, exitUsage, "the journal's plan is "+asJSON.Hash[:12])
 	invoke(t, "approve", "--journal", journal, "--hash", asJSON.Hash, "--role", "clerk").want(t, exitUsage, "decision refused", "boss")
 	invoke(t, "approve", "--journal", journal, "--hash", asJSON.Hash, "--role", "boss", "--reject", "--confirm").want(t, exitUsage, "more than one is given")
@@ -156,7 +156,7 @@ func TestCommands(t *testing.T) {
 		o = with("resume", "--no-wait", "--journal", journal)
 	}
 	o.want(t, 0, "completed")
-	if len(decided) != 6 || !strings.HasPrefix(decided[0], "--step verdict --accept-loss") || decided[1] != "--role boss" || decided[3] != "--step dns --confirm" {
+	if len(decided) != 7 || decided[0] != "--role boss" || decided[1] != "--step primary-off --confirm" || !strings.HasPrefix(decided[2], "--step verdict --accept-loss") || decided[4] != "--step dns --confirm" {
 		t.Errorf("decided was %q", decided)
 	}
 	invoke(t, "status", "--journal", journal, "--timeline").want(t, 0, "alice", "epoch-fence")
@@ -190,7 +190,9 @@ func TestUndoByCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	invoke(t, "approve", "--journal", journal, "--hash", hash.Hash, "--role", "boss").want(t, 0)
-	invoke(t, append([]string{"run"}, source...)...).want(t, exitWaiting, "verdict")
+	invoke(t, append([]string{"run"}, source...)...).want(t, exitWaiting, "primary-off")
+	invoke(t, "approve", "--journal", journal, "--hash", hash.Hash, "--step", "primary-off", "--confirm").want(t, 0)
+	invoke(t, append([]string{"resume"}, source...)...).want(t, exitWaiting, "verdict")
 	var s statusView
 	if err := json.Unmarshal([]byte(invoke(t, "status", "--journal", journal, "--output", "json").want(t, 0).out), &s); err != nil {
 		t.Fatal(err)

@@ -176,6 +176,10 @@ func (w *world) decide(journal string, s failover.Status) {
 		w.t.Fatalf("the run waits for %+v", *s.Waiting)
 	}
 	w.t.Logf("%s: %s", d.Step, d.Kind)
+	if d.Step == "browser" && w.atBrowser != nil {
+		w.atBrowser()
+		w.atBrowser = nil
+	}
 	if _, err := failover.Decide(journal, d); err != nil {
 		w.t.Fatal(err)
 	}
@@ -294,7 +298,9 @@ func (w *world) switchover(u *users, kill bool) {
 	w.t.Helper()
 	w.inventory(w.dc1, w.dc2)
 	began := time.Now()
+	w.atBrowser = func() { u.remove(w.t, w.dc2.client, 20) } // before the old primary is mirrored into
 	killed := w.carryOut("switchover", "switchover.journal", kill)
+	w.atBrowser = nil
 	w.t.Logf("switchover: %v, %d runners killed, %d writes acknowledged, longest gap between two: %v", time.Since(began).Round(time.Millisecond), killed, u.count(), u.longestGap().Round(time.Millisecond))
 	w.effects("switchover.journal")
 	w.until("the users' move", func() bool { return u.allAt(w.dc2.vip) })
@@ -302,6 +308,9 @@ func (w *world) switchover(u *users, kill bool) {
 		w.t.Errorf("%d acknowledged writes are lost: %v", len(lost), lost[:min(len(lost), 5)])
 	}
 	w.until("the mirror back", func() bool { return w.inStep(w.dc1) })
+	if back := u.back(w.t, w.dc1.client); len(u.gone) != 20 || len(back) > 0 {
+		w.t.Errorf("of %d keys that were deleted at the new primary %d are at the old one", len(u.gone), len(back))
+	}
 	if kill && killed < 40 {
 		w.t.Errorf("only %d runners were killed", killed)
 	}
@@ -349,8 +358,12 @@ func (w *world) failover(u *users, kill bool) {
 			w.t.Fatal(err)
 		}
 	}
+	u.remove(w.t, w.dc1.client, 20)
 	unsent := keys(w.t, w.dc2.client)
 	for key := range keys(w.t, w.dc1.client) {
+		delete(unsent, key)
+	}
+	for _, key := range u.gone { // at dc1, which dc2 has not heard of
 		delete(unsent, key)
 	}
 	w.inventory(w.dc1, w.dc2)
@@ -379,6 +392,9 @@ func (w *world) failover(u *users, kill bool) {
 		w.t.Errorf("the report lists %d keys of %d, and counts %d", listed, len(unsent), report.Count)
 	}
 	w.until("the users' move", func() bool { return u.allAt(w.dc2.vip) })
+	if back := u.back(w.t, w.dc2.client); len(u.gone) != 40 || len(back) > 0 {
+		w.t.Errorf("of %d keys that were deleted %d are back", len(u.gone), len(back))
+	}
 	// What was lost before stays lost; nothing else is.
 	again := u.missing(w.t, w.dc2.client)
 	if !slices.Equal(lost, again) {

@@ -22,6 +22,7 @@ type users struct {
 
 	mu    sync.Mutex
 	acked map[string]time.Time
+	gone  []string
 	last  map[string]string // where each user wrote last
 	gap   time.Duration     // the longest time in which no write was acknowledged
 	prev  time.Time
@@ -154,6 +155,33 @@ func (u *users) missing(t *testing.T, client *clientv3.Client) (all []string) {
 	u.mu.Unlock()
 	found := keys(t, client)
 	return slices.DeleteFunc(acked, func(key string) bool { return found[key] })
+}
+
+// remove deletes acknowledged keys at a primary, which must be gone everywhere in the end.
+func (u *users) remove(t *testing.T, client *clientv3.Client, n int) {
+	t.Helper()
+	there := slices.Sorted(maps.Keys(keys(t, client)))
+	for _, key := range there[:min(n, len(there))] {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		_, err := client.Delete(ctx, key)
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.mu.Lock()
+		delete(u.acked, key)
+		u.gone = append(u.gone, key)
+		u.mu.Unlock()
+	}
+}
+
+// back are the keys that were deleted and are there again.
+func (u *users) back(t *testing.T, client *clientv3.Client) []string {
+	t.Helper()
+	found := keys(t, client)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(u.gone), func(key string) bool { return !found[key] })
 }
 
 // ackedAt is when a write was acknowledged.

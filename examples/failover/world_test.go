@@ -47,6 +47,8 @@ type world struct {
 	server   string // of the zone
 	resolver string
 	mirrors  *supervisor
+	// atBrowser is called once when a plan asks for a look by a browser: the users have arrived then.
+	atBrowser func()
 }
 
 func (w *world) centre(name string) *centre {
