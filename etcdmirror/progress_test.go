@@ -265,7 +265,7 @@ func TestP9ARevisionOfSeveralFragments(t *testing.T) {
 	p := newRecordedPair(t, embedetcd.Options{MaxTxnOps: 1000}, embedetcd.Options{MaxTxnOps: 1000, MaxRequestBytes: 8 << 20})
 	p.oracle.MapKey = func(key string) (string, bool) { return key, strings.HasPrefix(key, etcdmirror.DefaultPrefix) }
 	p.oracle.InTargetSpace = func(key string) bool { return strings.HasPrefix(key, etcdmirror.DefaultPrefix) }
-	r := p.start(etcdmirror.Config{MaxRequestBytes: 8 << 20, Deletions: etcdmirror.DeletionGuard{Off: true}})
+	r := p.start(etcdmirror.Config{CheckpointInterval: time.Hour /* transactions are counted */, MaxRequestBytes: 8 << 20, Deletions: etcdmirror.DeletionGuard{Off: true}})
 	p.put(p.source, key(0), "v")
 	p.sync(r)
 	// Few and long keys: the server's time for dividing a revision grows with the square of its events.

@@ -185,12 +185,14 @@ func TestPermission(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// Logins are slow on purpose, and slower on a busy machine.
+	patient := []string{"--target-dial-timeout", "60s"}
 	file := writeFile(t, "password", secret+"\n")
 	invoke(t, p.args("check")...).want(t, exitNoAnswer, "--target-user", "asks for a user")
-	invoke(t, p.args("check", "--target-user", "stranger", "--target-password-file", file)...).want(t, exitNoAnswer, "--target-user", "permission")
-	invoke(t, p.args("verdict", "--target-user", "stranger", "--target-password-file", file)...).want(t, exitNoAnswer, "--target-user", "permission")
-	invoke(t, p.args("check", "--target-user", "root", "--target-password-file", file)...).want(t, 0)
-	invoke(t, p.args("verdict", "--target-user", "root:"+secret)...).want(t, 0, "last proven equal", "drcheck: warning: --target-user holds a password")
+	invoke(t, append(p.args("check", "--target-user", "stranger", "--target-password-file", file), patient...)...).want(t, exitNoAnswer, "--target-user", "permission")
+	invoke(t, append(p.args("verdict", "--target-user", "stranger", "--target-password-file", file), patient...)...).want(t, exitNoAnswer, "--target-user", "permission")
+	invoke(t, append(p.args("check", "--target-user", "root", "--target-password-file", file), patient...)...).want(t, 0)
+	invoke(t, append(p.args("verdict", "--target-user", "root:"+secret), patient...)...).want(t, 0, "last proven equal", "drcheck: warning: --target-user holds a password")
 }
 
 func TestInterrupted(t *testing.T) {
