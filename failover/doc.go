@@ -36,7 +36,8 @@
 //
 // A step that acts and is no Undoer cannot be undone, and the plan says so. Undo refuses to begin if such a step was carried out (ErrPointOfNoReturn), because half of a switch undone is mostly worse than the whole:
 // UndoOptions.To and Partial undo what came after it, for who knows better. Of such a step that was begun and not finished Observe decides: Pending means that nothing has happened that cannot be taken back.
-// Only what the run has done is undone: not what was found done.
+// Only what the run has done is undone: not what was found done. A step can find out while it is undone that it cannot be any more, such as because somebody has written meanwhile: it returns ErrPointOfNoReturn,
+// the undoing ends there, and the run can go forward and do again what was undone.
 //
 // With FailureUndo a step that fails, is blocked, rejected or not verified leads to undoing everything, unless the point of no return has been passed: then the run stops, and goes forward when the cause is put right.
 //

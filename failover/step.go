@@ -73,6 +73,7 @@ type Verifier interface {
 // Undoer takes the effect of Do back. A step that acts and is no Undoer is a point of no return: the plan says so, and refuses to undo beyond it.
 type Undoer interface {
 	// Undo is idempotent; it is called also after a Do that failed or was interrupted. After it Observe says Pending or Blocked.
+	// An error that matches ErrPointOfNoReturn says that the effect cannot be taken back any more: undoing ends there, and the run can go forward.
 	Undo(ctx context.Context) error
 }
 

@@ -159,6 +159,9 @@ func (s *session) undoOnce(ctx context.Context, i int, undoer Undoer) (finished 
 		return true, err
 	}
 	if err := s.call(ctx, i, "Undo", d.timeout(), true, undoer.Undo); err != nil {
+		if errors.Is(err, ErrPointOfNoReturn) {
+			return true, s.undoRefused(ctx, i, err)
+		}
 		return false, err
 	}
 	obs, err := s.observe(ctx, i)
@@ -169,6 +172,21 @@ func (s *session) undoOnce(ctx context.Context, i int, undoer Undoer) (finished 
 		return true, s.append(Record{Kind: RecordUndone, Step: d.Name, Detail: obs.Detail})
 	}
 	return false, fmt.Errorf("it returned, and Observe says %s: %s", obs.State, obs.Detail)
+}
+
+// undoRefused ends the undoing at a step that tells that it cannot be undone any more: the run goes forward from there, and does again what was undone.
+func (s *session) undoRefused(ctx context.Context, i int, why error) error {
+	name := s.plan.doc.Steps[i].Name
+	if err := s.stops(ctx, i, nil); err != nil {
+		return err
+	}
+	if err := s.append(Record{Kind: RecordFailed, Step: name, Detail: clean("Undo: " + why.Error())}); err != nil {
+		return err
+	}
+	if err := s.append(Record{Kind: RecordUndoEnd, Detail: "step " + name + " cannot be undone any more"}); err != nil {
+		return err
+	}
+	return &Error{Kind: ErrPointOfNoReturn, Step: name, Detail: "it cannot be undone any more; what came after is undone", Hint: "put right what failed, and go on with the plan", Cause: why}
 }
 
 func (s *session) undoFailed(i int, cause error) error {

@@ -155,6 +155,48 @@ func TestUndoOnFailure(t *testing.T) {
 	}
 }
 
+// A step can find out while it is undone that it cannot be: the undoing ends there, and the run goes forward, doing again what was undone.
+func TestAStepRefusesToBeUndone(t *testing.T) {
+	for _, how := range []string{"asked", "on failure"} {
+		t.Run(how, func(t *testing.T) {
+			l := newLab(t)
+			broken := how == "on failure"
+			fence := l.effect("fence")
+			fence.Retry = failover.Retry{Attempts: 5}
+			fence.Undo = func(context.Context) error {
+				return &failover.Error{Kind: failover.ErrPointOfNoReturn, Detail: "somebody has written"}
+			}
+			last := l.effect("last")
+			do := last.Do
+			last.Do = func(ctx context.Context) error {
+				if broken {
+					return errors.New("not today")
+				}
+				return do(ctx)
+			}
+			plan := l.plan(failover.PlanConfig{OnFailure: failover.FailureUndo, Steps: steps(l.effect("quiesce"), fence, l.effect("dns"), last)})
+			r := l.runner(plan, failover.Config{})
+			err := r.Run(t.Context())
+			if how == "asked" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				err = r.Undo(t.Context(), failover.UndoOptions{})
+			}
+			wantError(t, err, failover.ErrPointOfNoReturn, "fence", "cannot be undone any more", "somebody has written")
+			broken = false
+			if err := l.runner(plan, failover.Config{}).Run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			want := []string{"do:quiesce", "do:fence", "do:dns", "do:last", "undo:last", "undo:dns", "do:dns", "do:last"}
+			if how == "on failure" {
+				want = []string{"do:quiesce", "do:fence", "do:dns", "undo:dns", "do:dns", "do:last"}
+			}
+			l.wantLines(want...)
+		})
+	}
+}
+
 func TestUndoThatFails(t *testing.T) {
 	l := newLab(t)
 	broken := true

@@ -260,7 +260,8 @@ func (e *epochFence) undo(ctx context.Context) error {
 	case change != "" && e.mode == failover.ModeDrill:
 		failover.Note(ctx, "since the promotion, at the standby: "+change+"; the mirror compares everything when it begins anew")
 	case change != "":
-		return failover.Permanent(fmt.Errorf("the promoted standby has been written to since the promotion at its revision %d: %s; undoing the promotion would lose that: this is the point of no return, go on, or switch back by another plan", st.Revision, change))
+		return &failover.Error{Kind: failover.ErrPointOfNoReturn, Detail: fmt.Sprintf("the promoted standby has been written to since the promotion at its revision %d: %s; undoing the promotion would lose that", st.Revision, change),
+			Hint: "go on, or switch back by another plan"}
 	}
 	if err := e.Records.Demote(ctx); err != nil {
 		return err

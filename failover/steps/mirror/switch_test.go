@@ -112,10 +112,10 @@ func TestWritesToThePromotedStandbyAreThePointOfNoReturn(t *testing.T) {
 				}
 				return
 			}
-			if !errors.Is(err, failover.ErrUndoFailed) {
+			if !errors.Is(err, failover.ErrPointOfNoReturn) {
 				t.Fatalf("undoing ended with %v", err)
 			}
-			wantText(t, "the error", err.Error(), change.refused, "point of no return")
+			wantText(t, "the error", err.Error(), change.refused, "cannot be undone any more")
 			if phase != etcdmirror.PhasePromoted {
 				t.Errorf("it was demoted all the same: phase %s", phase)
 			}
