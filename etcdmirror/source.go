@@ -20,6 +20,7 @@ type sourceWatch struct {
 	feed
 	m      *Mirror
 	from   int64
+	stall  time.Duration // how long each of its watches may be silent
 	judged chan struct{} // closed when trusted is known
 	trusts bool
 	lanes  atomic.Pointer[[]*lane]
@@ -37,7 +38,7 @@ const maxRanges = 8
 // openWatch follows the source's kept keys from a revision on.
 func (m *Mirror) openWatch(ctx context.Context, from int64) *sourceWatch {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &sourceWatch{m: m, feed: newFeed(cancel), from: from, judged: make(chan struct{})}
+	s := &sourceWatch{m: m, feed: newFeed(cancel), from: from, stall: m.cfg.StallTimeout << min(m.stalls, maxStallDoublings), judged: make(chan struct{})}
 	asking, judging := make(chan struct{}), make(chan struct{})
 	round := time.Duration(0)
 	go func() {
@@ -123,7 +124,7 @@ func (s *sourceWatch) tellsProgress(ctx context.Context) bool {
 func (s *sourceWatch) watch(ctx context.Context, keys keyspace.Range, from int64, room int) *watch {
 	m := s.m
 	return m.open(ctx, watchSpec{client: m.source, side: "source", begin: keys.Begin, end: keys.End, from: from, clusterID: m.sourceID,
-		stall: m.cfg.StallTimeout << min(m.stalls, maxStallDoublings), keep: m.keys.Kept, head: m.sourceHead, room: max(room, minRoom),
+		stall: s.stall, keep: m.keys.Kept, head: m.sourceHead, room: max(room, minRoom),
 		seen: func(rev int64) { m.track.head(rev) }, trust: s.tellsProgress,
 		behind: func(head int64) error { return sourceRewound(from-1, head) }})
 }
