@@ -39,16 +39,16 @@ func GlobalClusterSetup(cfg Config) (failover.PlanConfig, error) {
 	l.steps = append(l.steps, cfg.parity("parity/"+cfg.Primary.Name, refSetup+"1", func(now time.Time) []Finding {
 		return CheckInstallation(*cfg.Primary.Installation, cfg.Primary.VIPs, now)
 	},
-		fmt.Sprintf("Does what the installer of %s is given keep the rules for a pair?", cfg.Primary.Name)))
+		fmt.Sprintf("Does what the installer of %s is given keep the rules for a pair?", cfg.Primary.Name), &cfg.Primary))
 	cfg.DNS.atSetup(&l, "dns/"+cfg.Primary.Name, refSetup+"1", cfg.Domain, &cfg.Primary)
 	cfg.install(&l, &cfg.Primary, refSetup+"1")
 
 	l.steps = append(l.steps, cfg.parity("parity/"+cfg.Standby.Name, refSetup+"2", func(now time.Time) []Finding {
 		return CheckInstallation(*cfg.Standby.Installation, cfg.Standby.VIPs, now)
 	},
-		fmt.Sprintf("Does what the installer of %s is given keep the rules for a pair?", cfg.Standby.Name)))
+		fmt.Sprintf("Does what the installer of %s is given keep the rules for a pair?", cfg.Standby.Name), &cfg.Standby))
 	l.steps = append(l.steps, cfg.parity("parity/pair", refSetup+"2", func(time.Time) []Finding { return CheckParity(*cfg.Primary.Installation, *cfg.Standby.Installation) },
-		"Do the two installations agree where they must?"))
+		"Do the two installations agree where they must?", &cfg.Primary, &cfg.Standby))
 	cfg.DNS.atSetup(&l, "dns/"+cfg.Standby.Name, refSetup+"2.1", cfg.Domain, &cfg.Standby)
 	if len(cfg.Primary.Hosts) > 0 && len(cfg.Standby.Hosts) > 0 {
 		l.all(nodes.CopyFile(nodes.CopyFileConfig{Name: "encryption-config", Reference: refSetup + "2.2", From: cfg.Primary.Hosts[0], FromPath: cfg.Primary.EncryptionConfig,
@@ -82,7 +82,11 @@ func GlobalClusterSetup(cfg Config) (failover.PlanConfig, error) {
 }
 
 // parity is a gate at rules.
-func (cfg *Config) parity(name, reference string, check func(now time.Time) []Finding, question string) failover.Step {
+func (cfg *Config) parity(name, reference string, check func(now time.Time) []Finding, question string, of ...*Cluster) failover.Step {
+	inputs := map[string]any{} // secrets show as given or not
+	for _, k := range of {
+		inputs[k.Name] = map[string]any{"vips": k.VIPs, "installation": k.Installation}
+	}
 	return failover.Check(name, func(context.Context) (failover.Observation, error) {
 		findings := check(time.Now())
 		if len(findings) == 0 {
@@ -93,7 +97,7 @@ func (cfg *Config) parity(name, reference string, check func(now time.Time) []Fi
 			texts = append(texts, f.String())
 		}
 		return failover.Observation{State: failover.Blocked, Detail: strings.Join(texts, " | ")}, nil
-	}, failover.Description{Action: question, Reference: reference})
+	}, failover.Description{Action: question, Reference: reference, Inputs: inputs})
 }
 
 // install asks for an installation, and sees by the virtual IP's ports when it is there.
