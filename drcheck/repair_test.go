@@ -129,7 +129,12 @@ func TestRepairPutsRight(t *testing.T) {
 		s.sync(m)
 		s.delete(s.source, "/registry/secrets/ns/another")
 		s.sync(m)
-		if left := s.kept(s.target); len(left) != 2 {
+		// A key whose repair the mirror learns of only now was somebody's for a moment: it is deleted when that is known.
+		left := s.kept(s.target)
+		for ; len(left) != 2 && s.ctx.Err() == nil; left = s.kept(s.target) {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if len(left) != 2 {
 			t.Errorf("%d keys are left, want the target's own 2: %q", len(left), slices.Sorted(maps.Keys(left)))
 		}
 	})
