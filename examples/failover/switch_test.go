@@ -153,9 +153,8 @@ func (w *world) carry(book, journal string, kill bool, turnAt string) (killed in
 			w.t.Fatalf("the runner does not end: %v: %s", err, p.Output())
 		case code == -1: // by the signal
 			killed++
-			if log != nil && log.Status().State == failover.RunEnded { // the last record was its last act
-				return killed
-			}
+		case strings.Contains(p.Output(), failover.ErrEnded.Error()): // the last record was the last act of the one before; the copy in the etcd has it now, too
+			return killed
 		case strings.Contains(p.Output(), failover.ErrBusy.Error()): // a runner of this plan died with another journal: its lock in the etcd ends by its time to live
 			time.Sleep(500 * time.Millisecond)
 		default:
