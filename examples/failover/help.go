@@ -30,7 +30,7 @@ Primary and standby are what the clusters are when the plan begins: after a swit
 // details are what the help of a command says beside its flags.
 var details = map[string]string{
 	"plan": planHelp + `
-Nothing is contacted, and nothing changed. The hash stands for the plan with all that decides what its steps do: approvals are
+Nothing is contacted, but for the login of an etcd with user and password, and nothing is changed. The hash stands for the plan with all that decides what its steps do: approvals are
 bound to it, and a journal is for one plan only.
 `,
 	"dry-run": planHelp + `

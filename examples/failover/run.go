@@ -94,7 +94,7 @@ func (f *runFlags) carryOut(ctx context.Context, c program.Console, args []strin
 	following, stop := context.WithCancel(context.Background())
 	var followed sync.WaitGroup
 	if live.Terminal {
-		followed.Go(func() { view{journal: f.journal, colour: screen.Colours(c.Err)}.follow(following, live, r.Status) })
+		followed.Go(func() { view{journal: f.journal, painter: screen.PainterFor(c.Err)}.follow(following, live, r.Status) })
 	}
 	err = work(r, ctx)
 	stop()

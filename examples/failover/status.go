@@ -66,7 +66,7 @@ func (f *statusFlags) follow(ctx context.Context, c program.Console) error {
 	if !live.Terminal {
 		return connect.Usage("--watch", "the output is no terminal", "use failover status, or follow the log of failover run")
 	}
-	v := view{journal: f.journal, colour: screen.Colours(c.Out)}
+	v := view{journal: f.journal, painter: screen.PainterFor(c.Out)}
 	tick := time.NewTicker(viewInterval)
 	defer tick.Stop()
 	defer live.Show()
@@ -91,7 +91,7 @@ func (f *statusFlags) follow(ctx context.Context, c program.Console) error {
 
 // printStatus tells people how far a run is.
 func printStatus(w io.Writer, journal string, s failover.Status) error {
-	v := view{journal: journal, colour: screen.Colours(w)}
+	v := view{journal: journal, painter: screen.PainterFor(w)}
 	for _, line := range v.lines(s, s.Updated, 0) {
 		if _, err := fmt.Fprintln(w, line); err != nil {
 			return err

@@ -18,7 +18,7 @@ const viewInterval = 200 * time.Millisecond
 // view shows a run on a terminal: a line for each step, with what is going on below.
 type view struct {
 	journal string
-	colour  bool
+	painter screen.Painter
 }
 
 // follow draws the status until ctx ends, and leaves the last one on the screen.
@@ -36,47 +36,30 @@ func (v view) follow(ctx context.Context, s *screen.Screen, status func() failov
 	}
 }
 
-// Colours of a state, by the codes of terminals.
-const (
-	bold   = "1"
-	dim    = "2"
-	red    = "31"
-	green  = "32"
-	yellow = "33"
-	cyan   = "36"
-)
-
-func (v view) paint(code, text string) string {
-	if !v.colour || code == "" {
-		return text
-	}
-	return "\x1b[" + code + "m" + text + "\x1b[0m"
-}
-
 // look is how a state of a step is shown.
 func look(s failover.StepState) (word, colour string) {
 	switch s {
 	case failover.StepDone, failover.StepPassed, failover.StepConfirmed:
-		return "done", green
+		return "done", screen.Green
 	case failover.StepAlready:
-		return "already", green
+		return "already", screen.Green
 	case failover.StepAccepted:
-		return "accepted", yellow
+		return "accepted", screen.Yellow
 	case failover.StepRunning, failover.StepUndoing:
-		return string(s), cyan
+		return string(s), screen.Cyan
 	case failover.StepWaiting, failover.StepBlocked:
-		return string(s), yellow
+		return string(s), screen.Yellow
 	case failover.StepFailed:
-		return "failed", red
+		return "failed", screen.Red
 	case failover.StepUndone, failover.StepLeftOut:
-		return string(s), dim
+		return string(s), screen.Dim
 	}
-	return "", dim
+	return "", screen.Dim
 }
 
 // lines are the view of a status at a time. Of a long plan what is around the current step is shown; rows is how many lines there are, 0 if that is not known.
 func (v view) lines(s failover.Status, now time.Time, rows int) []string {
-	head := fmt.Sprintf("%s  %s  %s  %s", v.paint(bold, s.Plan), s.Mode, failover.ShortHash(s.Hash), s.State)
+	head := fmt.Sprintf("%s  %s  %s  %s", v.painter.Paint(screen.Bold, s.Plan), s.Mode, failover.ShortHash(s.Hash), s.State)
 	if s.Outcome != "" {
 		head += ": " + string(s.Outcome)
 	}
@@ -135,12 +118,12 @@ func (v view) step(i, n, width int, s failover.StepStatus, now time.Time) string
 		text = fmt.Sprintf("attempt %d: %s", s.Attempts, text)
 	}
 	digits := len(fmt.Sprint(n))
-	line := fmt.Sprintf(" %*d  %-*s  %s  %7s  ", digits, i+1, width, s.Name, v.paint(colour, fmt.Sprintf("%-8s", word)), took)
+	line := fmt.Sprintf(" %*d  %-*s  %s  %7s  ", digits, i+1, width, s.Name, v.painter.Paint(colour, fmt.Sprintf("%-8s", word)), took)
 	if s.PointOfNoReturn {
 		text = "[no return] " + text
 	}
 	if word == "" {
-		text = v.paint(dim, text)
+		text = v.painter.Paint(screen.Dim, text)
 	}
 	return strings.TrimRight(line+text, " ")
 }
@@ -148,13 +131,13 @@ func (v view) step(i, n, width int, s failover.StepStatus, now time.Time) string
 // below says what the run waits for, and what to type.
 func (v view) below(s failover.Status) (lines []string) {
 	if s.Detail != "" && s.Outcome == "" {
-		lines = append(lines, v.paint(yellow, string(s.State)+": ")+s.Detail)
+		lines = append(lines, v.painter.Paint(screen.Yellow, string(s.State)+": ")+s.Detail)
 	}
 	if s.Copy != "" {
-		lines = append(lines, v.paint(yellow, "copy of the journal: ")+s.Copy)
+		lines = append(lines, v.painter.Paint(screen.Yellow, "copy of the journal: ")+s.Copy)
 	}
 	if s.Waiting != nil {
-		lines = append(lines, v.paint(yellow, "waiting: ")+waitingText(*s.Waiting))
+		lines = append(lines, v.painter.Paint(screen.Yellow, "waiting: ")+waitingText(*s.Waiting))
 		if command := decideCommand(v.journal, s.Hash, *s.Waiting); command != "" {
 			lines = append(lines, "  "+command)
 		}

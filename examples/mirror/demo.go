@@ -12,6 +12,7 @@ import (
 	"github.com/understudy-dr/understudy/etcdmirror"
 	"github.com/understudy-dr/understudy/examples/internal/mirrorflags"
 	"github.com/understudy-dr/understudy/examples/internal/program"
+	"github.com/understudy-dr/understudy/examples/internal/screen"
 	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
 	"github.com/understudy-dr/understudy/internal/testutil/realcluster"
 	"github.com/understudy-dr/understudy/keyfilter"
@@ -53,7 +54,7 @@ func performDemo(ctx context.Context, s *stage, seed uint64) (err error) {
 	d := &demo{stage: s, seed: seed, states: make(chan etcdmirror.StateInfo, 64), drifts: make(chan etcdmirror.DriftInfo, 64), ended: make(chan error, 1)}
 	defer func() { err = errors.Join(err, d.close(cancel)) }()
 	began := time.Now()
-	fmt.Fprintf(s.w, "%s\nOne etcd is mirrored into another, and takes over when the first one dies. Every number is measured.\n\n", s.paint(bold, "understudy mirror demo"))
+	fmt.Fprintf(s.w, "%s\nOne etcd is mirrored into another, and takes over when the first one dies. Every number is measured.\n\n", s.painter.Paint(screen.Bold, "understudy mirror demo"))
 	for _, step := range []struct {
 		title string
 		run   func(context.Context) error
@@ -78,7 +79,7 @@ func performDemo(ctx context.Context, s *stage, seed uint64) (err error) {
 			return err
 		}
 	}
-	fmt.Fprintf(s.w, "%s in %s\n", s.paint(green, fmt.Sprintf("All %d steps passed their checks", s.step)), duration(time.Since(began)))
+	fmt.Fprintf(s.w, "%s in %s\n", s.painter.Paint(screen.Green, fmt.Sprintf("All %d steps passed their checks", s.step)), duration(time.Since(began)))
 	return nil
 }
 

@@ -107,8 +107,4 @@ func TestStage(t *testing.T) {
 	if text != want {
 		t.Errorf("got\n%s\nwant\n%s", text, want)
 	}
-	s.colour = true
-	if got := s.paint(bold, "x"); got != "\x1b[1mx\x1b[0m" {
-		t.Errorf("got %q", got)
-	}
 }

@@ -12,7 +12,7 @@ import (
 // stage shows the numbered steps of the demo: a title while the step runs, then how long it took, then what it found.
 type stage struct {
 	w       io.Writer
-	colour  bool
+	painter screen.Painter
 	step    int
 	details []string
 }
@@ -23,22 +23,8 @@ const (
 )
 
 func newStage(w io.Writer) *stage {
-	return &stage{w: w, colour: screen.Colours(w)}
+	return &stage{w: w, painter: screen.PainterFor(w)}
 }
-
-func (s *stage) paint(code, text string) string {
-	if !s.colour {
-		return text
-	}
-	return "\x1b[" + code + "m" + text + "\x1b[0m"
-}
-
-const (
-	bold  = "1"
-	dim   = "2"
-	green = "32"
-	red   = "31"
-)
 
 // say adds a line to what the step found.
 func (s *stage) say(format string, args ...any) {
@@ -50,17 +36,17 @@ func (s *stage) do(title string, run func() error) error {
 	s.step++
 	s.details = nil
 	head := fmt.Sprintf("%3d", s.step)
-	fmt.Fprintf(s.w, "%s  %s", s.paint(dim, head), s.paint(bold, title))
+	fmt.Fprintf(s.w, "%s  %s", s.painter.Paint(screen.Dim, head), s.painter.Paint(screen.Bold, title))
 	began := time.Now()
 	err := run()
 	took := duration(time.Since(began))
 	gap := max(stageWidth-len(head)-2-len(title)-len(took), 2)
-	fmt.Fprintf(s.w, "%s%s\n", strings.Repeat(" ", gap), s.paint(dim, took))
+	fmt.Fprintf(s.w, "%s%s\n", strings.Repeat(" ", gap), s.painter.Paint(screen.Dim, took))
 	for _, line := range s.details {
 		fmt.Fprintln(s.w, stageIndent+line)
 	}
 	if err != nil {
-		fmt.Fprintln(s.w, stageIndent+s.paint(red, "failed"))
+		fmt.Fprintln(s.w, stageIndent+s.painter.Paint(screen.Red, "failed"))
 		return fmt.Errorf("step %d (%s): %w", s.step, title, err)
 	}
 	fmt.Fprintln(s.w)

@@ -23,71 +23,60 @@ func (k *Cluster) clientPorts() []int {
 	return slices.DeleteFunc(slices.Clone(k.Ports), func(p int) bool { return p == EtcdPort })
 }
 
-// clientsOff ends the way of users and clients to the cluster, and the connections that are there. Where no load balancer is known a person does.
-func (k *Cluster) clientsOff(l *list, primary bool) {
-	found := false
-	for _, b := range k.Balancers {
-		if len(b.Clients) > 0 {
-			found = true
-			l.add(network.FrontendsOff(network.FrontendsConfig{Name: "clients-off/" + b.Name, Reference: refTwo, HAProxy: b.HAProxy,
-				Frontends: b.Clients, EndSessions: true, OfPrimary: primary}))
-		}
+// way is one by which others come to a cluster through its load balancer.
+type way struct {
+	name      string // of the steps: clients or etcd
+	ports     []int
+	frontends func(Balancer) []string
+}
+
+func (k *Cluster) clients() way {
+	return way{"clients", k.clientPorts(), func(b Balancer) []string { return b.Clients }}
+}
+
+func (k *Cluster) mirrors() way {
+	w := way{name: "etcd", frontends: func(b Balancer) []string { return b.Etcd }}
+	if slices.Contains(k.Ports, EtcdPort) {
+		w.ports = []int{EtcdPort}
 	}
-	if !found {
-		l.add(personal(network.PortsClosed(network.PortsConfig{Name: "clients-off/" + k.Name, Reference: refTwo, Addresses: k.VIPs, Ports: k.clientPorts()}))(
-			failover.Prompt{Text: fmt.Sprintf("Close ports %s of %s, and end the connections that are there: what is written to %s from now on is lost", numbers(k.clientPorts()), strings.Join(k.VIPs, ", "), k.Name), Undo: "Open the ports again"}))
+	return w
+}
+
+// balancers are those that have frontends for a way.
+func (k *Cluster) balancers(w way) []Balancer {
+	return slices.DeleteFunc(slices.Clone(k.Balancers), func(b Balancer) bool { return len(w.frontends(b)) == 0 })
+}
+
+// close ends a way, and the connections that are there. Where no load balancer is known a person does. primary says that the cluster may be dead.
+func (k *Cluster) close(l *list, w way, primary bool, reference string) {
+	balancers := k.balancers(w)
+	for _, b := range balancers {
+		l.add(network.FrontendsOff(network.FrontendsConfig{Name: w.name + "-off/" + b.Name, Reference: reference, HAProxy: b.HAProxy, Frontends: w.frontends(b), EndSessions: true, OfPrimary: primary}))
+	}
+	if len(balancers) == 0 && len(w.ports) > 0 {
+		l.add(personal(network.PortsClosed(network.PortsConfig{Name: w.name + "-off/" + k.Name, Reference: reference, Addresses: k.VIPs, Ports: w.ports}))(
+			failover.Prompt{Text: fmt.Sprintf("Close %s of %s at %s, and end the connections that are there", numbers(w.ports), k.Name, strings.Join(k.VIPs, ", ")), Undo: "Open them again"}))
 	}
 }
 
-func numbers(all []int) string {
-	return strings.Trim(strings.ReplaceAll(fmt.Sprint(all), " ", ", "), "[]")
-}
-
-// clientsOn opens it. Where no load balancer is known a person does.
-func (k *Cluster) clientsOn(l *list) {
-	found := false
-	for _, b := range k.Balancers {
-		if len(b.Clients) > 0 {
-			found = true
-			l.add(network.FrontendsOn(network.FrontendsConfig{Name: "clients-on/" + b.Name, Reference: refDR + "5", HAProxy: b.HAProxy, Frontends: b.Clients}))
-		}
+// open opens a way. Where no load balancer is known a person does.
+func (k *Cluster) open(l *list, w way, reference string) {
+	balancers := k.balancers(w)
+	for _, b := range balancers {
+		l.add(network.FrontendsOn(network.FrontendsConfig{Name: w.name + "-on/" + b.Name, Reference: reference, HAProxy: b.HAProxy, Frontends: w.frontends(b)}))
 	}
-	if !found {
-		l.add(personal(network.PortsOpen(network.PortsConfig{Name: "clients-on/" + k.Name, Reference: refDR + "5", Addresses: k.VIPs, Ports: k.clientPorts()}))(
-			failover.Prompt{Text: fmt.Sprintf("See that ports %s of %s are open", numbers(k.clientPorts()), strings.Join(k.VIPs, ", ")), Harmless: true}))
+	if len(balancers) == 0 && len(w.ports) > 0 {
+		l.add(personal(network.PortsOpen(network.PortsConfig{Name: w.name + "-on/" + k.Name, Reference: reference, Addresses: k.VIPs, Ports: w.ports}))(
+			failover.Prompt{Text: fmt.Sprintf("Open %s of %s at %s, in TCP mode", numbers(w.ports), k.Name, strings.Join(k.VIPs, ", ")), Undo: "Close them again"}))
 	}
 }
 
-// etcdOff removes the forwarding of port 2379.
-func (k *Cluster) etcdOff(l *list, primary bool) {
-	found := false
-	for _, b := range k.Balancers {
-		if len(b.Etcd) == 0 {
-			continue
-		}
-		found = true
-		l.add(network.FrontendsOff(network.FrontendsConfig{Name: "etcd-off/" + b.Name, Reference: refDR + "4", HAProxy: b.HAProxy, Frontends: b.Etcd, EndSessions: true,
-			OfPrimary: primary}))
+func numbers(ports []int) string {
+	word := "port "
+	if len(ports) > 1 {
+		word = "ports "
 	}
-	if !found && slices.Contains(k.Ports, EtcdPort) {
-		l.add(personal(network.PortsClosed(network.PortsConfig{Name: "etcd-off/" + k.Name, Reference: refDR + "4", Addresses: k.VIPs, Ports: []int{EtcdPort}}))(
-			failover.Prompt{Text: fmt.Sprintf("Remove the forwarding of port %d from %s", EtcdPort, strings.Join(k.VIPs, ", ")), Undo: fmt.Sprintf("Forward port %d again", EtcdPort)}))
-	}
-}
-
-// etcdOn restores it.
-func (k *Cluster) etcdOn(l *list) {
-	found := false
-	for _, b := range k.Balancers {
-		if len(b.Etcd) > 0 {
-			found = true
-			l.add(network.FrontendsOn(network.FrontendsConfig{Name: "etcd-on/" + b.Name, Reference: refSetup + "3.1", HAProxy: b.HAProxy, Frontends: b.Etcd}))
-		}
-	}
-	if !found && slices.Contains(k.Ports, EtcdPort) {
-		l.add(personal(network.PortsOpen(network.PortsConfig{Name: "etcd-on/" + k.Name, Reference: refSetup + "3.1", Addresses: k.VIPs, Ports: []int{EtcdPort}}))(
-			failover.Prompt{Text: fmt.Sprintf("Forward port %d of %s to its etcd, in TCP mode", EtcdPort, strings.Join(k.VIPs, ", ")), Undo: "Remove the forwarding"}))
-	}
+	return word + strings.Trim(strings.ReplaceAll(fmt.Sprint(ports), " ", ", "), "[]")
 }
 
 // primaryIsOff asks a person to see that the primary serves nobody. What this machine sees of it is told and decides nothing: a primary behind a cut line looks like a dead one.

@@ -52,7 +52,7 @@ type Config struct {
 
 	// DNS changes the domain's record; nil makes it a person's task.
 	DNS *DNS
-	// LookupFrom is where the domain is looked up from inside of the new primary; nil leaves it out.
+	// LookupFrom is where the domain is looked up from inside of the new primary; nil makes it a person's task.
 	LookupFrom *LookupFrom
 
 	// AtOldPrimary are steps at the old primary of a planned switch, when its clients are cut off: such as those that stop its controllers.
@@ -129,9 +129,10 @@ func (c *checks) bad(detail, hint string) {
 	c.errs = append(c.errs, &failover.Error{Kind: failover.ErrConfig, Detail: "Config." + detail, Hint: hint})
 }
 
-// roles says which clusters a runbook needs.
+// needs says what a runbook cannot do without.
 type needs struct {
-	primaryEtcd, toStandby, toPrimary bool // the mirrors' controls
+	primaryEtcd          bool
+	toStandby, toPrimary bool // the mirrors' controls
 }
 
 // check validates what all runbooks need, and fills in defaults.
@@ -236,7 +237,7 @@ func (cfg *Config) mirror(from *Cluster) etcdmirror.Config {
 	return cfg.MirrorBack
 }
 
-// check is how a mirror's two sides are compared.
+// checkOf is how the two sides of the mirror from a cluster are compared.
 func (cfg *Config) checkOf(from *Cluster) drcheck.Config {
 	if cfg.Check.Name != "" {
 		check := cfg.Check

@@ -23,7 +23,7 @@ func GlobalClusterFailback(cfg Config) (failover.PlanConfig, error) {
 	}
 	var l list
 	cfg.preflight(&l, failover.ModeGraceful)
-	cfg.Standby.clientsOff(&l, false)
+	cfg.Standby.close(&l, cfg.Standby.clients(), false, refTwo)
 	l.steps = append(l.steps, cfg.AtReturned...)
 	// The mirror that ran before the failover went from the old primary, now the standby, to what is the primary now.
 	before := cfg.pair(&cfg.Standby, &cfg.Primary)

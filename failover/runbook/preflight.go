@@ -33,19 +33,15 @@ func (cfg *Config) preflight(l *list, mode failover.Mode) {
 		cfg.DNS.preflight(l, cfg.Domain, &cfg.Primary, &cfg.Standby, mode)
 	}
 	if mode != failover.ModeDrill {
-		for _, b := range cfg.Standby.Balancers {
-			if len(b.Clients) > 0 {
-				on, err := network.FrontendsOn(network.FrontendsConfig{HAProxy: b.HAProxy, Frontends: b.Clients})
-				l.add(look("haproxy/"+b.Name, on, err))
-			}
+		for _, b := range cfg.Standby.balancers(cfg.Standby.clients()) {
+			on, err := network.FrontendsOn(network.FrontendsConfig{HAProxy: b.HAProxy, Frontends: b.Clients})
+			l.add(look("haproxy/"+b.Name, on, err))
 		}
 	}
 	if mode == failover.ModeGraceful {
-		for _, b := range cfg.Primary.Balancers {
-			if len(b.Clients) > 0 {
-				off, err := network.FrontendsOff(network.FrontendsConfig{HAProxy: b.HAProxy, Frontends: b.Clients})
-				l.add(look("haproxy/"+b.Name, off, err))
-			}
+		for _, b := range cfg.Primary.balancers(cfg.Primary.clients()) {
+			off, err := network.FrontendsOff(network.FrontendsConfig{HAProxy: b.HAProxy, Frontends: b.Clients})
+			l.add(look("haproxy/"+b.Name, off, err))
 		}
 	}
 	cfg.Standby.ready(l)

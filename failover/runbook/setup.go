@@ -61,7 +61,7 @@ func GlobalClusterSetup(cfg Config) (failover.PlanConfig, error) {
 	cfg.DNS.atSetup(&l, "dns/"+cfg.Primary.Name+"-again", refSetup+"2", cfg.Domain, &cfg.Primary)
 
 	for _, k := range []*Cluster{&cfg.Primary, &cfg.Standby} {
-		k.etcdOn(&l)
+		k.open(&l, k.mirrors(), refSetup+"3.1")
 		l.add(network.PortsOpen(network.PortsConfig{Name: "ports/" + k.Name, Reference: refSetup + "3.1", Addresses: k.VIPs, Ports: k.Ports}))
 	}
 	l.steps = append(l.steps, cfg.Before...)

@@ -74,7 +74,7 @@ func (cfg Config) switchRoles(l *list, mode failover.Mode) {
 	if mode == failover.ModeUngraceful {
 		pair.Primary, cfg.Primary.Etcd = nil, nil
 		if len(cfg.Primary.Balancers) > 0 {
-			cfg.Primary.clientsOff(l, true)
+			cfg.Primary.close(l, cfg.Primary.clients(), true, refTwo)
 		}
 		cfg.primaryIsOff(l)
 	}
@@ -95,7 +95,7 @@ func (cfg Config) switchRoles(l *list, mode failover.Mode) {
 	}
 	l.add(look("revision-gap", step, err))
 	if mode == failover.ModeGraceful {
-		cfg.Primary.clientsOff(l, true)
+		cfg.Primary.close(l, cfg.Primary.clients(), true, refTwo)
 		l.steps = append(l.steps, cfg.AtOldPrimary...)
 		gate, err := cfg.Primary.gate()
 		if err != nil {
@@ -121,8 +121,8 @@ func (cfg Config) switchRoles(l *list, mode failover.Mode) {
 	// What starts at the promoted standby writes to it as well.
 	l.steps = append(l.steps, cfg.noReturn())
 	l.steps = append(l.steps, cfg.AfterPromotion...)
-	cfg.Primary.etcdOff(l, true)
-	cfg.Standby.etcdOff(l, false)
+	cfg.Primary.close(l, cfg.Primary.mirrors(), true, refDR+"4")
+	cfg.Standby.close(l, cfg.Standby.mirrors(), false, refDR+"4")
 	cfg.moveClients(l, mode)
 }
 
@@ -145,7 +145,7 @@ func (cfg Config) noReturn() failover.Step {
 
 // moveClients brings users and clients to the standby.
 func (cfg *Config) moveClients(l *list, mode failover.Mode) {
-	cfg.Standby.clientsOn(l)
+	cfg.Standby.open(l, cfg.Standby.clients(), refDR+"5")
 	if cfg.DNS != nil {
 		cfg.DNS.point(l, cfg.Domain, &cfg.Primary, &cfg.Standby, mode)
 	} else {
@@ -168,7 +168,7 @@ func (cfg *Config) reverse(l *list, differences *mirror.DifferenceReportConfig) 
 		}
 		l.add(mirror.Reopen(mirror.ReopenConfig{Reference: refDR + "10", Gate: gate}))
 	}
-	cfg.Standby.etcdOn(l)
+	cfg.Standby.open(l, cfg.Standby.mirrors(), refSetup+"3.1")
 	l.add(mirror.StartReverse(mirror.StartReverseConfig{Name: "mirror-to/" + cfg.Primary.Name, Reference: refDR + "10", Pair: back, Control: cfg.Primary.Mirror, Differences: differences, PointOfNoReturn: differences != nil}))
 	remover, err := engine.NewRemover(cfg.Standby.Etcd, cfg.Primary.Etcd, cfg.checkOf(&cfg.Standby))
 	if err != nil {

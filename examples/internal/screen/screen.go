@@ -45,10 +45,31 @@ func TerminalOf(w io.Writer) (*os.File, bool) {
 	return f, ok && term.IsTerminal(int(f.Fd()))
 }
 
-// Colours reports whether w is a terminal whose user wants colours.
-func Colours(w io.Writer) bool {
+// Painter colours text, where it is true.
+type Painter bool
+
+// PainterFor is one for a writer: true for a terminal whose user wants colours.
+func PainterFor(w io.Writer) Painter {
 	_, terminal := TerminalOf(w)
-	return terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	return Painter(terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb")
+}
+
+// The codes of terminals.
+const (
+	Bold   = "1"
+	Dim    = "2"
+	Red    = "31"
+	Green  = "32"
+	Yellow = "33"
+	Cyan   = "36"
+)
+
+// Paint returns the text in a colour; "" is none.
+func (p Painter) Paint(code, text string) string {
+	if !p || code == "" {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
 // Write writes log lines above the live ones.

@@ -45,3 +45,15 @@ func TestScreen(t *testing.T) {
 		t.Error("a file is taken for a terminal")
 	}
 }
+
+func TestPaint(t *testing.T) {
+	if got := Painter(true).Paint(Bold, "x"); got != "\x1b[1mx\x1b[0m" {
+		t.Errorf("got %q", got)
+	}
+	if got := Painter(true).Paint("", "x") + Painter(false).Paint(Bold, "y"); got != "xy" {
+		t.Errorf("got %q", got)
+	}
+	if PainterFor(&bytes.Buffer{}) {
+		t.Error("a buffer is taken for a terminal")
+	}
+}

@@ -20,7 +20,7 @@ import (
 	"github.com/understudy-dr/understudy/failover/steps/nodes"
 	"github.com/understudy-dr/understudy/internal/testutil"
 	"github.com/understudy-dr/understudy/internal/testutil/proc"
-	"github.com/understudy-dr/understudy/internal/testutil/steptest"
+	"github.com/understudy-dr/understudy/internal/testutil/steprun"
 )
 
 func TestMain(m *testing.M) { testutil.Main(m) }
@@ -161,7 +161,7 @@ func TestRealGlusterd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := steptest.New(t, set)
+	run := steprun.NewRun(t, set)
 	run.DryRun()
 	if got := p.options(); got != before {
 		t.Fatalf("a dry run has changed them to %s", got)
@@ -175,7 +175,7 @@ func TestRealGlusterd(t *testing.T) {
 		t.Errorf("after undo: %s, want %s", got, before)
 	}
 
-	if err := steptest.New(t, set).Do(); err != nil {
+	if err := steprun.NewRun(t, set).Do(); err != nil {
 		t.Fatal(err)
 	}
 	former, err := glusterfs.ReadExport(export)
@@ -183,7 +183,7 @@ func TestRealGlusterd(t *testing.T) {
 	if err != nil || !maps.Equal(former, want) {
 		t.Errorf("exported: %v, %v", former, err)
 	}
-	if err := steptest.New(t, set).Do(); err != nil { // declared twice: it is done already
+	if err := steprun.NewRun(t, set).Do(); err != nil { // declared twice: it is done already
 		t.Fatal(err)
 	}
 	if again, err := glusterfs.ReadExport(export); err != nil || !maps.Equal(again, want) {
@@ -193,7 +193,7 @@ func TestRealGlusterd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run = steptest.New(t, restore)
+	run = steprun.NewRun(t, restore)
 	if err := run.Do(); err != nil {
 		t.Fatal(err)
 	}
@@ -210,14 +210,14 @@ func TestRealGlusterd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := steptest.New(t, usual).Do(); err != nil {
+	if err := steprun.NewRun(t, usual).Do(); err != nil {
 		t.Fatal(err)
 	}
 	if got := p.options(); got != strings.NewReplacer("count=1", "count=3", "fixed", "auto").Replace(emergency) {
 		t.Errorf("the usual: %s", got)
 	}
 	// A stale file is not believed, and nothing is changed.
-	run = steptest.New(t, set)
+	run = steprun.NewRun(t, set)
 	if err := run.Do(); !errors.Is(err, failover.ErrStepFailed) || !strings.Contains(err.Error(), "another time") {
 		t.Errorf("a file from another time: %v", err)
 	}
@@ -237,7 +237,7 @@ func TestRealGlusterd(t *testing.T) {
 	if step, err = glusterfs.SetQuorum(glusterfs.SetConfig{Cluster: some}); err != nil {
 		t.Fatal(err)
 	}
-	if err := steptest.New(t, step).Do(); err != nil {
+	if err := steprun.NewRun(t, step).Do(); err != nil {
 		t.Fatal(err)
 	}
 	if got := p.options(); got != "a count=1, a type=fixed, heketi_storage-1 count=3, heketi_storage-1 type=auto" {

@@ -15,7 +15,7 @@ import (
 	"github.com/understudy-dr/understudy/failover/steps/glusterfs"
 	"github.com/understudy-dr/understudy/failover/steps/nodes"
 	"github.com/understudy-dr/understudy/internal/testutil"
-	"github.com/understudy-dr/understudy/internal/testutil/steptest"
+	"github.com/understudy-dr/understudy/internal/testutil/steprun"
 )
 
 // transcript answers as gluster 10 does, and keeps what was asked. It is for what a test's glusterd does not show: very many volumes, and failures.
@@ -115,11 +115,11 @@ func TestTranscript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := steptest.New(t, step)
+	run := steprun.NewRun(t, step)
 	for _, cut := range []bool{false, true} {
 		s.cut = cut
 		if cut {
-			run = steptest.New(t, step)
+			run = steprun.NewRun(t, step)
 		}
 		run.DoKilled()
 		want := []string{"volume set a cluster.quorum-type fixed cluster.quorum-count 1", "volume set b cluster.quorum-type fixed cluster.quorum-count 1", "volume set d cluster.quorum-count 1"}
@@ -135,7 +135,7 @@ func TestTranscript(t *testing.T) {
 
 	// One volume that cannot be changed does not keep the others from it, and what was there before is still known after it.
 	s.fail = "a"
-	run = steptest.New(t, step)
+	run = steprun.NewRun(t, step)
 	if err := run.Do(); !errors.Is(err, failover.ErrStepFailed) || !strings.Contains(err.Error(), "volume a") || !strings.Contains(err.Error(), "Another transaction") {
 		t.Errorf("a volume that cannot be changed: %v", err)
 	}

@@ -55,7 +55,7 @@ func StartReverse(cfg StartReverseConfig) (failover.Step, error) {
 	f := failover.Funcs{
 		Name: orDefault(cfg.Name, NameStartReverse),
 		Description: failover.Description{
-			Action:    fmt.Sprintf("Make the old primary the standby: start mirror %s from the new primary (%s), and wait until its copy is complete", p.Mirror, cfg.Control.About()),
+			Action:    fmt.Sprintf("Start mirror %s (%s) into its standby, which is demoted before if it was promoted, and wait until the copy is complete", p.Mirror, cfg.Control.About()),
 			Reference: cfg.Reference,
 			Inputs: struct {
 				Pair            pairInputs `json:"pair"`
@@ -95,7 +95,7 @@ func (r *reverse) observe(ctx context.Context) (failover.Observation, error) {
 		if idle {
 			return pending("mirror %s does not run (%s)", r.Mirror, r.cfg.Control.About()), nil
 		}
-		return partial("mirror %s does not run, and the old primary is its standby: phase %s, revision %d", r.Mirror, st.Phase, st.AppliedRevision), nil
+		return partial("mirror %s does not run, and has its standby already: phase %s, revision %d", r.Mirror, st.Phase, st.AppliedRevision), nil
 	}
 	if idle {
 		return partial("mirror %s runs and has not begun to copy", r.Mirror), nil
@@ -104,9 +104,9 @@ func (r *reverse) observe(ctx context.Context) (failover.Observation, error) {
 		return failover.Observation{}, err
 	}
 	if st.Phase != PhaseTail {
-		return partial("mirror %s copies to the old primary: phase %s", r.Mirror, st.Phase), nil
+		return partial("mirror %s copies: phase %s", r.Mirror, st.Phase), nil
 	}
-	return done("the old primary is the standby: mirror %s has applied revision %d of the new primary", r.Mirror, st.AppliedRevision), nil
+	return done("mirror %s follows: revision %d of its primary is applied", r.Mirror, st.AppliedRevision), nil
 }
 
 // keyOverwrites is saved before the mirror starts.

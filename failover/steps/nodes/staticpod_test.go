@@ -17,7 +17,7 @@ import (
 	"github.com/understudy-dr/understudy/failover/steps/nodes"
 	"github.com/understudy-dr/understudy/internal/testutil"
 	"github.com/understudy-dr/understudy/internal/testutil/sshserver"
-	"github.com/understudy-dr/understudy/internal/testutil/steptest"
+	"github.com/understudy-dr/understudy/internal/testutil/steprun"
 )
 
 // kubelet is a folder in which two programs play crictl and systemctl, and what a kubelet does on the way: a pod with a manifest runs, one without does not. It is no container runtime.
@@ -106,7 +106,7 @@ func TestRestartStaticPod(t *testing.T) {
 			if all[0].Name() != "restart/kube-apiserver/node-a" {
 				t.Errorf("the name is %s", all[0].Name())
 			}
-			run := steptest.New(t, all...)
+			run := steprun.NewRun(t, all...)
 			run.DryRun()
 			if a.read(t, "count") != "0\n" || a.read(t, "log") != "" {
 				t.Fatal("a dry run has restarted something")
@@ -154,7 +154,7 @@ func TestRestartNotReady(t *testing.T) {
 		t.Errorf("before: %+v, %v", o, err)
 	}
 	cfg.Hosts, cfg.Manifest = []nodes.Host{hostB}, b.manifest
-	run := steptest.New(t, append(all, must2(t)(nodes.RestartStaticPod(cfg))...)...)
+	run := steprun.NewRun(t, append(all, must2(t)(nodes.RestartStaticPod(cfg))...)...)
 	if err := run.Runner().Run(ctx); !errors.Is(err, failover.ErrInterrupted) {
 		t.Errorf("got %v", err)
 	}
@@ -172,7 +172,7 @@ func TestStopAndStartStaticPod(t *testing.T) {
 	stop := must2(t)(nodes.StopStaticPod(cfg))
 	cfg.Ready, cfg.ReadyCheck = func(context.Context, nodes.Host) error { return nil }, "it serves"
 	start := must2(t)(nodes.StartStaticPod(cfg))
-	run := steptest.New(t, stop...)
+	run := steprun.NewRun(t, stop...)
 	run.DoKilled()
 	if k.read(t, "container") != "" {
 		t.Error("it runs after a stop")
@@ -181,8 +181,8 @@ func TestStopAndStartStaticPod(t *testing.T) {
 	if !strings.HasPrefix(k.read(t, "container"), "container1 ") {
 		t.Errorf("after undo it runs %q", k.read(t, "container"))
 	}
-	wantDone(t, steptest.New(t, stop...).Do())
-	run = steptest.New(t, start...)
+	wantDone(t, steprun.NewRun(t, stop...).Do())
+	run = steprun.NewRun(t, start...)
 	run.DoKilled()
 	if !strings.HasPrefix(k.read(t, "container"), "container2 ") {
 		t.Errorf("after a start it runs %q", k.read(t, "container"))

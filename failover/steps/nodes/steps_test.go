@@ -17,7 +17,7 @@ import (
 	"github.com/understudy-dr/understudy/failover/steps/nodes"
 	"github.com/understudy-dr/understudy/internal/testutil"
 	"github.com/understudy-dr/understudy/internal/testutil/sshserver"
-	"github.com/understudy-dr/understudy/internal/testutil/steptest"
+	"github.com/understudy-dr/understudy/internal/testutil/steprun"
 )
 
 // me is the owner that a test's user may give a file.
@@ -82,7 +82,7 @@ func TestFile(t *testing.T) {
 			hosts = append(hosts, sshHost(t, s, func(c *nodes.SSHConfig) { c.Name = "node-1" }))
 			steps := must2(t)(nodes.File(nodes.FileConfig{Hosts: hosts, Path: file, Content: []byte(secret), Secret: true, Owner: owner, Group: group, Mode: 0o600}))
 			was := snapshot(t, dirs[0])
-			run := steptest.New(t, steps...)
+			run := steprun.NewRun(t, steps...)
 			run.DryRun()
 			if now := snapshot(t, dir); now != was {
 				t.Fatalf("a dry run has changed\n%sto\n%s", was, now)
@@ -114,7 +114,7 @@ func TestFileRefusals(t *testing.T) {
 	dir := t.TempDir()
 	cfg := nodes.FileConfig{Hosts: []nodes.Host{local(t, "")}, Path: dir + "/f", Content: []byte("new"), Owner: owner, Group: group}
 	write(t, cfg.Path, "old", 0o600)
-	run := steptest.New(t, must2(t)(nodes.File(cfg))...)
+	run := steprun.NewRun(t, must2(t)(nodes.File(cfg))...)
 	wantDone(t, run.Do())
 	write(t, cfg.Path, "somebody's", 0o600)
 	if err := run.Undo(); !errors.Is(err, failover.ErrUndoFailed) || !strings.Contains(err.Error(), ".f.before-") {
@@ -168,13 +168,13 @@ func TestCopyFile(t *testing.T) {
 		t.Errorf("without a source: %+v, %v", o, err)
 	}
 	write(t, source, "garbage", 0o600)
-	run := steptest.New(t, steps...)
+	run := steprun.NewRun(t, steps...)
 	if err := run.Do(); !errors.Is(err, failover.ErrStepFailed) || !strings.Contains(err.Error(), "no configuration") {
 		t.Errorf("a content that is refused: %v", err)
 	}
 	write(t, source, content, 0o600)
 	was := snapshot(t, dir)
-	run = steptest.New(t, steps...)
+	run = steprun.NewRun(t, steps...)
 	run.DryRun()
 	if snapshot(t, dir) != was {
 		t.Error("a dry run has changed something")
@@ -210,7 +210,7 @@ func TestCommandStep(t *testing.T) {
 		Do: nodes.Command{Args: []string{"sh", "-c", "cat >" + dir + "/flag; echo secret: plugh; echo done", "sh", "--password", "plover"}, Stdin: []byte("xyzzy")}}
 	step, err := nodes.CommandStep(cfg)
 	wantDone(t, err)
-	run := steptest.New(t, step)
+	run := steprun.NewRun(t, step)
 	run.DryRun()
 	if _, err := os.Stat(dir + "/flag"); err == nil {
 		t.Fatal("a dry run has set it")
@@ -236,7 +236,7 @@ func TestCommandStep(t *testing.T) {
 	hash := func(cfg nodes.CommandConfig) string {
 		step, err := nodes.CommandStep(cfg)
 		wantDone(t, err)
-		return steptest.New(t, step).Plan().Hash()
+		return steprun.NewRun(t, step).Plan().Hash()
 	}
 	other := cfg
 	other.Do.Args = append(other.Do.Args[:len(other.Do.Args)-1:len(other.Do.Args)-1], "plover2")
@@ -260,7 +260,7 @@ func TestCommandStep(t *testing.T) {
 	cfg.Check, cfg.Exit, cfg.Do = sh("exit 1"), nil, sh("echo token: plugh >&2; exit 9")
 	step, err = nodes.CommandStep(cfg)
 	wantDone(t, err)
-	run = steptest.New(t, step)
+	run = steprun.NewRun(t, step)
 	if run.Plan().PointOfNoReturn() != step.Name() {
 		t.Error("without Undo it is no point of no return")
 	}
@@ -296,7 +296,7 @@ func TestPreflight(t *testing.T) {
 	}})
 	wantDone(t, err)
 	acted := false
-	run := steptest.New(t, step, failover.Funcs{Name: "act", Observe: func(context.Context) (failover.Observation, error) {
+	run := steprun.NewRun(t, step, failover.Funcs{Name: "act", Observe: func(context.Context) (failover.Observation, error) {
 		return failover.Observation{State: failover.Pending}, nil
 	}, Do: func(context.Context) error { acted = true; return nil }}.Step())
 	err = run.Do()

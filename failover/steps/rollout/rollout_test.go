@@ -23,7 +23,7 @@ import (
 	"github.com/understudy-dr/understudy/failover/steps/rollout"
 	"github.com/understudy-dr/understudy/internal/testutil"
 	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
-	"github.com/understudy-dr/understudy/internal/testutil/steptest"
+	"github.com/understudy-dr/understudy/internal/testutil/steprun"
 	"github.com/understudy-dr/understudy/keyfilter"
 )
 
@@ -215,7 +215,7 @@ func TestRollout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := steptest.New(t, steps...)
+	run := steprun.NewRun(t, steps...)
 	if len(steps) != len(plan.Phases) {
 		t.Errorf("%d steps for %d phases", len(steps), len(plan.Phases))
 	}
@@ -289,7 +289,7 @@ func TestUndoOfTheMirror(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		run := steptest.New(t, steps[0])
+		run := steprun.NewRun(t, steps[0])
 		if err := run.Do(); err != nil || s.mirror {
 			t.Errorf("ran %v: stopped: %v, %v", ran, !s.mirror, err)
 		}

@@ -1,4 +1,4 @@
-// Package steprun runs a step of package failover through a real Runner, and cuts the Runner off where a crash would, to hold the step against its contract.
+// Package steprun runs steps of package failover through a real Runner, and gives the Runner up where a crash would, to hold steps against their contract: Contract does all that with one step that can be undone, Run with several steps.
 package steprun
 
 import (
@@ -79,66 +79,40 @@ func (l *Lab) Step() failover.StepStatus {
 	return log.Status().Steps[0]
 }
 
-// errCrash is what a step returns that was cut off.
-var errCrash = errors.New("cut off")
-
-// cut is a step whose runner dies in the middle of a call.
-type cut struct {
-	failover.Step
-	before, after string // the call before or after whose effect the runner is cut off
-	end           context.CancelFunc
-	calls         map[string]int
-}
-
-func (c *cut) call(ctx context.Context, name string, f func(context.Context) error) error {
-	c.calls[name]++
-	if c.before == name {
-		c.end()
-		return errCrash
-	}
-	err := f(ctx)
-	if c.after == name {
-		c.end()
-		return errCrash
-	}
-	return err
-}
-
-func (c *cut) Describe() failover.Description { return c.Step.(failover.Describer).Describe() }
-func (c *cut) Do(ctx context.Context) error   { return c.call(ctx, "Do", c.Step.Do) }
-func (c *cut) Undo(ctx context.Context) error {
-	return c.call(ctx, "Undo", c.Step.(failover.Undoer).Undo)
-}
-
-// crash runs until the runner is cut off before or after a call's effect.
-func (l *Lab) crash(before, after string, undo bool, step failover.Step) {
+// crash runs until the runner is given up before or after a call's effect, such as "before do " or "after undo ".
+func (l *Lab) crash(at string, step failover.Step) {
 	l.t.Helper()
 	ctx, end := context.WithCancel(testutil.Context(l.t))
 	defer end()
-	r := l.runner(&cut{Step: step, before: before, after: after, end: end, calls: map[string]int{}})
-	err := error(nil)
-	if undo {
-		err = r.Undo(ctx, failover.UndoOptions{})
-	} else {
-		err = r.Run(ctx)
+	r := newRun(l.t, l.Journal, step)
+	r.stop = func(point string) bool {
+		if point != at+step.Name() {
+			return false
+		}
+		end()
+		return true
 	}
-	if !errors.Is(err, failover.ErrInterrupted) {
-		l.t.Fatalf("the runner that is cut off returned %v", err)
+	run := r.Runner().Run
+	if strings.HasSuffix(at, "undo ") {
+		run = func(ctx context.Context) error { return r.Runner().Undo(ctx, failover.UndoOptions{}) }
+	}
+	if err := run(ctx); !errors.Is(err, failover.ErrInterrupted) {
+		l.t.Fatalf("the runner that is given up returned %v", err)
 	}
 }
 
-// count runs or undoes and tells how often Do and Undo were called.
+// count runs or undoes and tells how often Do and Undo acted.
 func (l *Lab) count(undo bool, step failover.Step) map[string]int {
 	l.t.Helper()
-	c := &cut{Step: step, calls: map[string]int{}}
-	run := l.Run
+	r := newRun(l.t, l.Journal, step)
+	run := r.Do
 	if undo {
-		run = l.Undo
+		run = r.Undo
 	}
-	if err := run(c); err != nil {
+	if err := run(); err != nil {
 		l.t.Fatal(err)
 	}
-	return c.calls
+	return map[string]int{"Do": r.calls["do "+step.Name()], "Undo": r.calls["undo "+step.Name()]}
 }
 
 // Contract holds an undoable step against its contract: a dry run changes nothing; Run and Undo lead to the effect and back to what was before; the same with a runner that dies at the intent, after the effect,
@@ -173,7 +147,7 @@ func Contract(t *testing.T, make func() failover.Step, world func() string, secr
 
 	lab = New(t)
 	journals = append(journals, lab.Journal)
-	lab.crash("Do", "", false, make())
+	lab.crash("before do ", make())
 	is("after a crash at the intent", before)
 	lab.count(false, make())
 	is("after resuming from a crash at the intent", after)
@@ -182,14 +156,14 @@ func Contract(t *testing.T, make func() failover.Step, world func() string, secr
 
 	lab = New(t)
 	journals = append(journals, lab.Journal)
-	lab.crash("", "Do", false, make())
+	lab.crash("after do ", make())
 	is("after a crash that follows the effect", after)
 	if calls := lab.count(false, make()); calls["Do"] != 0 {
 		t.Errorf("after a crash that follows the effect Do was called again")
 	}
-	lab.crash("Undo", "", true, make())
+	lab.crash("before undo ", make())
 	is("after a crash at the intent to undo", after)
-	lab.crash("", "Undo", true, make())
+	lab.crash("after undo ", make())
 	is("after a crash that follows undoing", before)
 	if calls := lab.count(true, make()); calls["Undo"] != 0 {
 		t.Errorf("after a crash that follows undoing Undo was called again")

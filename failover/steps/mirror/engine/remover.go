@@ -48,7 +48,11 @@ func (r *remover) Remove(ctx context.Context, keys []string) (int, error) {
 		return 0, err
 	}
 	var found []string
-	result.Differences = slices.DeleteFunc(result.Differences, func(d drcheck.Difference) bool { return d.Class != drcheck.Surplus || !slices.Contains(keys, d.Key) }) // what the primary has, the mirror puts
+	asked := make(map[string]bool, len(keys))
+	for _, key := range keys {
+		asked[key] = true
+	}
+	result.Differences = slices.DeleteFunc(result.Differences, func(d drcheck.Difference) bool { return d.Class != drcheck.Surplus || !asked[d.Key] }) // what the primary has, the mirror puts
 	for _, d := range result.Differences {
 		found = append(found, d.Key)
 	}

@@ -1,5 +1,4 @@
-// Package steptest puts steps through a real runner that is abandoned at every boundary.
-package steptest
+package steprun
 
 import (
 	"context"
@@ -22,10 +21,15 @@ type Run struct {
 	stop    func(point string) bool
 }
 
-// New makes a plan of steps.
-func New(t testing.TB, steps ...failover.Step) *Run {
+// NewRun makes a plan of steps, with a journal in a folder of its own.
+func NewRun(t testing.TB, steps ...failover.Step) *Run {
 	t.Helper()
-	r := &Run{t: t, Journal: filepath.Join(t.TempDir(), "run.journal"), calls: map[string]int{}, stop: func(string) bool { return false }}
+	return newRun(t, filepath.Join(t.TempDir(), "run.journal"), steps...)
+}
+
+func newRun(t testing.TB, journal string, steps ...failover.Step) *Run {
+	t.Helper()
+	r := &Run{t: t, Journal: journal, calls: map[string]int{}, stop: func(string) bool { return false }}
 	var all []failover.Step
 	for _, s := range steps {
 		if _, gate := s.(failover.Gate); gate {
