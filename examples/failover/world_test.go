@@ -19,8 +19,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/understudy-dr/understudy/internal/testutil"
+	"github.com/understudy-dr/understudy/internal/testutil/daemon"
 	"github.com/understudy-dr/understudy/internal/testutil/embedetcd"
-	"github.com/understudy-dr/understudy/internal/testutil/freeport"
 	"github.com/understudy-dr/understudy/internal/testutil/proc"
 )
 
@@ -58,20 +58,10 @@ func (w *world) centre(name string) *centre {
 	return w.dc2
 }
 
-// installed skips a test that needs a program.
-func installed(t *testing.T, program, pkg string) string {
-	t.Helper()
-	path, err := exec.LookPath(program)
-	if err != nil {
-		t.Skipf("%s is not installed: apt-get install %s", program, pkg)
-	}
-	return path
-}
-
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	installed(t, "named", "bind9")
-	installed(t, "haproxy", "haproxy")
+	daemon.Need(t, "named", "bind9")
+	daemon.Need(t, "haproxy", "haproxy")
 	dir, err := os.MkdirTemp("", "sw") // the paths of sockets are short
 	if err != nil {
 		t.Fatal(err)
@@ -79,14 +69,14 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	w := &world{t: t, dir: dir}
 	w.dc1, w.dc2 = w.startCentre("dc1", "127.91.0.10"), w.startCentre("dc2", "127.92.0.10")
-	w.server = w.startNamed("zone", func(dir string) string {
+	w.server = daemon.BIND(t, func(dir string) string {
 		w.write(dir, "zone.db", fmt.Sprintf("$TTL %d\n@ SOA ns admin 1 3600 600 86400 1\n@ NS ns\nns A 127.0.0.1\nplatform A %s\n", int(recordTTL.Seconds()), w.dc1.vip))
 		key := fmt.Sprintf("key \"dr\" {\n\talgorithm hmac-sha256;\n\tsecret \"%s\";\n};\n", base64.StdEncoding.EncodeToString([]byte("hunter2secret-of-the-zone-0123456")))
 		w.write(w.dir, "dns.key", key)
 		return key + `zone "example.com" { type primary; file "zone.db"; update-policy { grant dr zonesub A AAAA CNAME; }; };`
 	}, "recursion no;")
 	_, port, _ := net.SplitHostPort(w.server)
-	w.resolver = w.startNamed("cache", func(string) string {
+	w.resolver = daemon.BIND(t, func(string) string {
 		return fmt.Sprintf(`zone "example.com" { type forward; forward only; forwarders { 127.0.0.1 port %s; }; };`, port)
 	}, "recursion yes; allow-recursion { any; };")
 	w.mirrors = startSupervisor(w)
@@ -109,7 +99,7 @@ func (w *world) startCentre(name, vip string) *centre {
 		_, address, _ := strings.Cut(e, "://")
 		fmt.Fprintf(&servers, "    server m%d %s check inter 200ms\n", i, address)
 	}
-	w.write(w.dir, name+".cfg", fmt.Sprintf(`global
+	daemon.HAProxy(w.t, c.haproxy, fmt.Sprintf(`global
     stats socket %s level admin
 defaults
     mode tcp
@@ -124,38 +114,7 @@ frontend etcd
     default_backend etcd
 backend etcd
 %s`, c.haproxy, vip, vip, servers.String()))
-	p := proc.StartBinary(w.t, installed(w.t, "haproxy", "haproxy"), nil, "-db", "-f", filepath.Join(w.dir, name+".cfg"))
-	w.until("HAProxy", func() bool {
-		conn, err := net.Dial("unix", c.haproxy)
-		if err == nil {
-			_ = conn.Close()
-		} else if p.Signal(0) != nil {
-			w.t.Fatalf("HAProxy does not run: %s", p.Output())
-		}
-		return err == nil
-	})
 	return c
-}
-
-// startNamed starts a BIND and waits until it answers.
-func (w *world) startNamed(name string, zones func(dir string) string, options string) string {
-	w.t.Helper()
-	ports, err := freeport.Reserve(1)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	dir := filepath.Join(w.dir, name)
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		w.t.Fatal(err)
-	}
-	w.write(dir, "named.conf", fmt.Sprintf(`options { directory "%s"; listen-on port %d { 127.0.0.1; }; listen-on-v6 { none; }; pid-file "named.pid"; session-keyfile "session.key"; dnssec-validation no; empty-zones-enable no; %s };
-controls { };
-%s`, dir, ports[0], options, zones(dir)))
-	p := proc.StartBinary(w.t, installed(w.t, "named", "bind9"), nil, "-g", "-n", "1", "-c", filepath.Join(dir, "named.conf"))
-	if err := p.WaitOutput(testutil.Context(w.t), " running\n"); err != nil {
-		w.t.Fatalf("named: %v: %s", err, p.Output())
-	}
-	return freeport.Loopback(ports[0])
 }
 
 // until waits for something that comes about by itself.

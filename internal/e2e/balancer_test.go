@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -14,20 +13,11 @@ import (
 
 	"github.com/understudy-dr/understudy/failover/runbook"
 	"github.com/understudy-dr/understudy/failover/steps/network"
-	"github.com/understudy-dr/understudy/internal/testutil/proc"
+	"github.com/understudy-dr/understudy/internal/testutil/daemon"
 )
 
 // balancer is the HAProxy in front of a site, with a virtual IP of its own.
 type balancer struct{ name, vip, socket string }
-
-func needHAProxy(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("haproxy")
-	if err != nil {
-		t.Skip("haproxy is not installed: apt-get install haproxy")
-	}
-	return path
-}
 
 // startBalancer forwards the ports of a virtual IP to a site's API servers and etcd.
 func startBalancer(ctx context.Context, t *testing.T, s *site) *balancer {
@@ -43,8 +33,7 @@ func startBalancer(ctx context.Context, t *testing.T, s *site) *balancer {
 		fmt.Fprintf(&servers, "    server api%d %s check inter 200ms\n", i, server.Addr)
 	}
 	_, etcd, _ := strings.Cut(s.Etcd.Endpoints[0], "://")
-	config := filepath.Join(dir, "cfg")
-	if err := os.WriteFile(config, fmt.Appendf(nil, `global
+	daemon.HAProxy(t, b.socket, fmt.Sprintf(`global
     stats socket %s level admin
 defaults
     mode tcp
@@ -60,21 +49,7 @@ frontend etcd
 backend apiservers
 %sbackend etcd
     server etcd %s
-`, b.socket, b.vip, b.vip, servers.String(), etcd), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p := proc.StartBinary(t, needHAProxy(t), nil, "-db", "-f", config)
-	until(ctx, t, "HAProxy", func() string {
-		if p.Signal(0) != nil {
-			t.Fatalf("HAProxy does not run: %s", p.Output())
-		}
-		conn, err := net.Dial("tcp", b.vip+":6443")
-		if err != nil {
-			return err.Error()
-		}
-		_ = conn.Close()
-		return ""
-	})
+`, b.socket, b.vip, b.vip, servers.String(), etcd))
 	return b
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/understudy-dr/understudy/failover/runbook"
 	"github.com/understudy-dr/understudy/failover/steps/kube"
 	"github.com/understudy-dr/understudy/failover/steps/mirror/engine"
+	"github.com/understudy-dr/understudy/internal/testutil/daemon"
 )
 
 // ahead is by how much the primary's revision is above the standby's at least, before the roles change: an older cluster's is.
@@ -40,7 +41,7 @@ type stage struct {
 // newStage is a mirrored pair, whose standby has API servers alone, with informers and a writer at the primary.
 func newStage(ctx context.Context, t *testing.T, o options) *stage {
 	t.Helper()
-	needHAProxy(t)
+	daemon.Need(t, "haproxy", "haproxy")
 	s := &stage{pair: newPair(ctx, t, o), t: t, lb: map[*site]*balancer{}, controllers: map[*site]bool{}}
 	var wg sync.WaitGroup
 	for _, k := range []*site{s.primary, s.standby} {

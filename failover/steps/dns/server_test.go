@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,7 +17,7 @@ import (
 
 	"github.com/understudy-dr/understudy/failover"
 	"github.com/understudy-dr/understudy/internal/testutil"
-	"github.com/understudy-dr/understudy/internal/testutil/proc"
+	"github.com/understudy-dr/understudy/internal/testutil/daemon"
 )
 
 func TestMain(m *testing.M) { testutil.Main(m) }
@@ -104,31 +103,9 @@ func free(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// named starts a BIND and waits until it answers.
-func named(t testing.TB, zones func(dir string) string, options string) (addr string) {
-	t.Helper()
-	binary, err := exec.LookPath("named")
-	if err != nil {
-		t.Skip("named is not installed: apt-get install bind9")
-	}
-	dir, port := t.TempDir(), free(t)
-	conf := fmt.Sprintf(`options { directory "%s"; listen-on port %d { 127.0.0.1; }; listen-on-v6 { none; }; pid-file "named.pid"; session-keyfile "session.key"; dnssec-validation no; empty-zones-enable no; %s };
-controls { };
-%s`, dir, port, options, zones(dir))
-	file := filepath.Join(dir, "named.conf")
-	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p := proc.StartBinary(t, binary, nil, "-g", "-n", "1", "-c", file)
-	if err := p.WaitOutput(testutil.Context(t), " running\n"); err != nil {
-		t.Fatalf("named: %v: %s", err, p.Output())
-	}
-	return fmt.Sprintf("127.0.0.1:%d", port)
-}
-
 func startBIND(t testing.TB) *authority {
 	t.Helper()
-	addr := named(t, func(dir string) string {
+	addr := daemon.BIND(t, func(dir string) string {
 		text := "$TTL 60\n@ SOA ns admin 1 3600 600 86400 2\n@ NS ns\nns A 127.0.0.1\nsub NS ns.sub\nns.sub A 127.0.0.1\n*.wild A 192.0.2.77\n"
 		if err := os.WriteFile(filepath.Join(dir, "zone.db"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -160,7 +137,7 @@ func serialOf(t testing.TB, addr string) uint32 {
 // cache starts a BIND that asks an authority and remembers.
 func (a *authority) cache(t testing.TB) string {
 	_, port, _ := net.SplitHostPort(a.addr)
-	return named(t, func(string) string {
+	return daemon.BIND(t, func(string) string {
 		return fmt.Sprintf(`zone "example.com" { type forward; forward only; forwarders { 127.0.0.1 port %s; }; };`, port)
 	}, "recursion yes; allow-recursion { any; };")
 }

@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/understudy-dr/understudy/failover"
-	"github.com/understudy-dr/understudy/internal/testutil"
+	"github.com/understudy-dr/understudy/internal/testutil/daemon"
 	"github.com/understudy-dr/understudy/internal/testutil/proc"
 	"github.com/understudy-dr/understudy/internal/testutil/steprun"
 )
@@ -43,19 +42,9 @@ func free(t *testing.T, n int) (ports []int) {
 	return ports
 }
 
-// installed skips a test that needs a program.
-func installed(t *testing.T, program, pkg string) string {
-	t.Helper()
-	path, err := exec.LookPath(program)
-	if err != nil {
-		t.Skipf("%s is not installed: apt-get install %s", program, pkg)
-	}
-	return path
-}
-
 func startProxy(t *testing.T) *proxy {
 	t.Helper()
-	binary := installed(t, "haproxy", "haproxy")
+	daemon.Need(t, "haproxy", "haproxy")
 	dir, err := os.MkdirTemp("", "ha") // the path of a socket is short
 	if err != nil {
 		t.Fatal(err)
@@ -109,20 +98,8 @@ backend etcd
     server n2 127.0.0.1:%d check inter 50ms
     server n3 %s disabled
 `, p.admin.Address, p.operator.Address, p.tcp, p.etcd, p.etcd, p.extra, back, back, closedPort(t), back)
-	file := filepath.Join(dir, "haproxy.cfg")
-	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p.proc = proc.StartBinary(t, binary, nil, "-db", "-f", file)
-	for ctx := testutil.Context(t); ; {
-		if c, err := net.Dial("unix", p.admin.Address); err == nil {
-			_ = c.Close()
-			return p
-		}
-		if pause(ctx, 20*time.Millisecond) != nil || p.proc.Signal(0) != nil {
-			t.Fatalf("HAProxy does not run: %s", p.proc.Output())
-		}
-	}
+	p.proc = daemon.HAProxy(t, p.admin.Address, conf)
+	return p
 }
 
 // ask gives a command past the package.

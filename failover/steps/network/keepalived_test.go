@@ -17,6 +17,7 @@ import (
 	"github.com/understudy-dr/understudy/failover"
 	"github.com/understudy-dr/understudy/failover/steps/nodes"
 	"github.com/understudy-dr/understudy/internal/testutil"
+	"github.com/understudy-dr/understudy/internal/testutil/daemon"
 	"github.com/understudy-dr/understudy/internal/testutil/proc"
 	"github.com/understudy-dr/understudy/internal/testutil/steprun"
 )
@@ -196,8 +197,8 @@ func FuzzPriority(f *testing.F) {
 
 // Two real keepalived in network namespaces of their own: the priority moves the virtual IP, and undoing moves it back.
 func TestKeepalivedMovesTheVirtualIP(t *testing.T) {
-	binary := installed(t, "keepalived", "keepalived")
-	ip := installed(t, "ip", "iproute2")
+	binary := daemon.Need(t, "keepalived", "keepalived")
+	ip := daemon.Need(t, "ip", "iproute2")
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
