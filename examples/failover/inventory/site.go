@@ -126,7 +126,11 @@ func (s *Site) openHosts(at string, list []Host) {
 		}
 		cfg := nodes.SSHConfig{Name: h.Name, Address: h.Address, User: h.User, KeyFiles: s.paths(h.KeyFiles), KnownHosts: s.paths(h.KnownHosts)}
 		if h.Jump != "" {
-			jump, ok := s.hosts[h.Jump].(*nodes.SSH)
+			through := s.hosts[h.Jump]
+			if through == nil { // what is wrong with that one is told
+				continue
+			}
+			jump, ok := through.(*nodes.SSH)
 			if !ok {
 				s.bad(field+".jump", fmt.Sprintf("%q is not reached by ssh", h.Jump), "name a host with an address")
 				continue
